@@ -1,0 +1,1 @@
+"""Measures relic, pipelines and saliency; nobody imports it."""

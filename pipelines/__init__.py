@@ -1,0 +1,1 @@
+"""Stored images (and masks) to augmented views on a device. Knows no model."""

@@ -1,0 +1,1 @@
+"""Images to label-free saliency masks and background plates. Knows no training of ReLIC."""
