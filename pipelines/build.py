@@ -1,0 +1,113 @@
+"""One door to all backends: open the files, pick the renderer, return a loader."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+
+from pipelines.beton import Beton
+from pipelines.config import ViewsConfig
+from pipelines.contract import Loader
+from pipelines.loader import Source, TableLoader
+from saliency.store import MaskStore
+
+BACKENDS = ("fused", "reference", "ffcv", "synthetic")
+Backend = Literal["fused", "reference", "ffcv", "synthetic"]
+
+
+def build_loader(
+    data: str | Path,
+    recipe: ViewsConfig,
+    *,
+    batch_size: int,
+    seed: int = 0,
+    backend: Backend = "fused",
+    masks: str | Path | None = None,
+    plates: str | Path | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    num_threads: int = 2,
+    prefetch: int = 2,
+    shuffle: bool = True,
+    drop_last: bool = True,
+    device: torch.device | str = "cpu",
+    on_corrupt: Literal["raise", "skip"] = "raise",
+) -> Loader:
+    """Open a beton (and its masks and plates) and serve its views.
+
+    Args:
+        data: a beton.
+        recipe: the views.
+        batch_size: images per batch on this rank.
+        seed: seed of order and views.
+        backend: who decodes and renders; `reference` is the truth, `fused` the fast one.
+        masks: mask store of this beton; without one every view keeps its background.
+        plates: .npy of uint8 [P, h, w, 3], needed for `background.mode="swap"`.
+        rank, world_size: which share of the order is this rank's.
+        num_threads, prefetch, shuffle, drop_last, device, on_corrupt: as `pipelines.loader.TableLoader`.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: unknown backend; masks of another beton; swaps without plates.
+    """
+    if backend not in BACKENDS:
+        nearest = difflib.get_close_matches(str(backend), BACKENDS, 1) or [BACKENDS[0]]
+        raise ValueError(f"backend {backend!r} is unknown: did you mean {nearest[0]!r}? (one of {', '.join(BACKENDS)})")
+    source = open_source(data, recipe, masks=masks, plates=plates)
+    if backend == "ffcv":
+        from pipelines.backends.ffcv import FfcvLoader  # imports ffcv, which takes seconds
+
+        return FfcvLoader(
+            source,
+            recipe,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            num_threads=num_threads,
+            prefetch=prefetch,
+            shuffle=shuffle,
+            drop_last=drop_last,
+            device=device,
+        )
+    from pipelines.backends import fused, reference, synthetic
+
+    render = {"fused": fused, "reference": reference, "synthetic": synthetic}[backend].renderer(recipe)
+    return TableLoader(
+        source,
+        recipe,
+        render,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        num_threads=num_threads,
+        prefetch=prefetch,
+        shuffle=shuffle,
+        drop_last=drop_last,
+        device=device,
+        on_corrupt=on_corrupt,
+    )
+
+
+def open_source(
+    data: str | Path, recipe: ViewsConfig, *, masks: str | Path | None = None, plates: str | Path | None = None
+) -> Source:
+    """Open and check the files; raises as `build_loader`."""
+    beton = Beton(data)
+    store = None
+    if masks is not None:
+        store = MaskStore(masks)
+        store.check(beton.fingerprint(), beton.num_images)
+    bank = None
+    if plates is not None:
+        bank = np.load(plates, mmap_mode="r")
+        if bank.ndim != 4 or bank.shape[-1] != 3 or bank.dtype != np.uint8 or len(bank) == 0:
+            raise ValueError(f"{plates} holds {bank.dtype} {bank.shape}, not uint8 [P, h, w, 3] background plates")
+    if recipe.background.mode == "swap" and recipe.background.chance > 0 and store is not None and bank is None:
+        raise ValueError("background.mode=swap needs plates: give --plates FILE.npy, or background.mode=remove")
+    return Source(beton=beton, masks=store, plates=bank)

@@ -1,0 +1,64 @@
+"""JPEG bytes to pixels: the reference by Pillow, the fused path by libjpeg-turbo into a reused buffer."""
+
+from __future__ import annotations
+
+import io
+import threading
+import warnings
+
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from pipelines.beton import Beton
+
+_thread = threading.local()
+
+
+def reference(beton: Beton, index: int) -> np.ndarray:
+    """Decode with Pillow, as torchvision's image folder does.
+
+    Returns:
+        uint8 [H, W, 3], owned by the caller.
+
+    Raises:
+        ValueError: the sample is corrupt; names the index and the file.
+    """
+    if not beton.is_jpeg(index):
+        return np.array(beton.pixels(index))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF; the beton's orientation is settled at conversion
+            return np.array(Image.open(io.BytesIO(beton.jpeg(index))).convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise corrupt(beton, index, error) from error
+
+
+def fused(beton: Beton, index: int) -> np.ndarray:
+    """Decode with libjpeg-turbo (accurate DCT, smooth upsampling: the same pixels as the reference).
+
+    Returns:
+        uint8 [H, W, 3], valid until this thread decodes again; raw samples are a view of the file.
+
+    Raises:
+        ValueError: the sample is corrupt; names the index and the file.
+    """
+    if not beton.is_jpeg(index):
+        return beton.pixels(index)
+    size = int(beton.heights[index]) * int(beton.widths[index]) * 3
+    buffer = getattr(_thread, "buffer", None)
+    if buffer is None or len(buffer) < size:
+        buffer = _thread.buffer = bytearray(size)
+    try:
+        # strict: a warning of the decoder (truncation, damage) is an error, never silently gray or stale pixels
+        return simplejpeg.decode_jpeg(beton.jpeg(index), "RGB", fastdct=False, fastupsample=False, buffer=buffer)
+    except ValueError as error:
+        raise corrupt(beton, index, error) from error
+
+
+def corrupt(beton: Beton, index: int, reason: object) -> ValueError:
+    """Return the error that names a sample that does not decode."""
+    return ValueError(
+        f"image {index} of {beton.path} does not decode ({reason}): run `relic data check {beton.path}` to list all"
+        " such images, or train with on_corrupt=skip"
+    )

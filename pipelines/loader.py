@@ -1,0 +1,250 @@
+"""From a position in the order to finished batches: draw the table, render images in threads, deliver in order.
+
+The consumer's thread submits work and waits for the oldest batch, so there is no producer to shut down: at most
+`prefetch` batches are in flight, which is the back-pressure, and an error in a worker is raised where it is consumed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from pipelines import sampler, views
+from pipelines.beton import Beton
+from pipelines.config import ViewsConfig
+from pipelines.contract import Batch
+from saliency.store import MaskStore
+
+STATE_VERSION = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The opened files that views are made of."""
+
+    beton: Beton
+    masks: MaskStore | None = None
+    plates: np.ndarray | None = None
+    """uint8 [P, h, w, 3], the background plates for swaps."""
+
+
+Render = Callable[[Source, int, np.ndarray, list[np.ndarray]], dict[str, float]]
+"""render(source, index, rows, outputs) -> seconds per stage: fill one uint8 [size, size, 3] output per row."""
+
+
+@dataclass(kw_only=True)
+class _Pending:
+    batch: Batch
+    futures: list[Future[dict[str, float]]] = field(default_factory=list)
+
+
+class TableLoader:
+    """Serve the batches of one rank; see `pipelines.contract.Loader`.
+
+    Args:
+        source: opened beton, masks and plates; closed with the loader.
+        recipe: the views.
+        render: the backend's deterministic function of (image, mask, plate, row).
+        batch_size: images per batch on this rank.
+        seed: seed of order and views.
+        rank, world_size: which share of the order is this rank's.
+        num_threads: workers that decode and render.
+        prefetch: batches in flight.
+        shuffle: False keeps the stored order.
+        drop_last: True drops the incomplete batch at the end of an epoch.
+        device: where batches are delivered; pinned host buffers are used for CUDA.
+        on_corrupt: `raise`, or `skip`: the next image of the file that decodes takes the place, with a warning.
+
+    Raises:
+        ValueError: the data set is smaller than one batch of all ranks.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        recipe: ViewsConfig,
+        render: Render,
+        *,
+        batch_size: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_threads: int = 2,
+        prefetch: int = 2,
+        shuffle: bool = True,
+        drop_last: bool = True,
+        device: torch.device | str = "cpu",
+        on_corrupt: Literal["raise", "skip"] = "raise",
+    ):
+        self.source, self.recipe, self.render = source, recipe, render
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+        self.prefetch, self.shuffle, self.drop_last = max(prefetch, 1), shuffle, drop_last
+        self.device, self.on_corrupt = torch.device(device), on_corrupt
+        self.num_images = source.beton.num_images
+        self.epoch = self.position = 0
+        if drop_last and len(self) == 0:
+            raise ValueError(
+                f"{source.beton.path} has {self.num_images} images, fewer than one batch of"
+                f" {batch_size * world_size} (batch_size): lower batch_size"
+            )
+        self._stats: dict[str, float] = {}
+        self._stats_lock = threading.Lock()
+        self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
+
+    def __len__(self) -> int:
+        global_batch = self.batch_size * self.world_size
+        return self.num_images // global_batch if self.drop_last else -(-self.num_images // global_batch)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Go to the start of an epoch."""
+        self.epoch, self.position = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return where the next batch starts, with what identifies the order it belongs to."""
+        return {
+            "version": STATE_VERSION,
+            "epoch": self.epoch,
+            "position": self.position,
+            "seed": self.seed,
+            "num_images": self.num_images,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a saved position.
+
+        Raises:
+            ValueError: the state is of another version, seed or number of images.
+        """
+        for name, own in (("version", STATE_VERSION), ("seed", self.seed), ("num_images", self.num_images)):
+            if state[name] != own:
+                raise ValueError(
+                    f"loader state has {name} {state[name]}, this loader {own}: resume with the data and seed of the run"
+                )
+        self.epoch, self.position = state["epoch"], state["position"]
+
+    def __iter__(self) -> Iterator[Batch]:
+        indices = sampler.order(
+            self.num_images,
+            seed=self.seed,
+            epoch=self.epoch,
+            rank=self.rank,
+            world_size=self.world_size,
+            start=self.position,
+            shuffle=self.shuffle,
+        )
+        num_batches = len(self) - self.position // (self.batch_size * self.world_size)
+        pending: deque[_Pending] = deque()
+        submitted = 0
+        try:
+            for _ in range(num_batches):
+                while submitted < num_batches and len(pending) < self.prefetch:
+                    first = submitted * self.batch_size
+                    pending.append(self._submit(indices[first : first + self.batch_size]))
+                    submitted += 1
+                self._count("occupancy", sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
+                batch = self._wait(pending.popleft())
+                # The last batch of an evaluation pass may be short; the position never runs past the data set.
+                self.position = min(self.position + self.batch_size * self.world_size, self.num_images)
+                yield batch if self.device.type == "cpu" else batch.to(self.device)
+        finally:
+            for waiting in pending:
+                for future in waiting.futures:
+                    future.cancel()
+
+    def stats(self) -> dict[str, float]:
+        """Return seconds per stage summed over threads, `wait` of the consumer, `batches`, mean `occupancy`."""
+        with self._stats_lock:
+            stats = dict(self._stats)
+        if stats.get("batches"):
+            stats["occupancy"] /= stats["batches"]
+        return stats
+
+    def close(self) -> None:
+        """Stop the workers and release the files."""
+        self._workers.shutdown(wait=True, cancel_futures=True)
+        self.source.beton.close()
+        if self.source.masks is not None:
+            self.source.masks.close()
+
+    def _submit(self, indices: np.ndarray) -> _Pending:
+        rows = self._draw(indices)
+        pin = self.device.type == "cuda"
+
+        def buffers(count: int, size: int) -> list[torch.Tensor]:
+            return [
+                torch.empty((len(indices), size, size, 3), dtype=torch.uint8, pin_memory=pin) for _ in range(count)
+            ]
+
+        batch = Batch(
+            index=torch.from_numpy(indices.copy()),
+            label=torch.from_numpy(self.source.beton.labels[indices]),
+            large=buffers(self.recipe.large.count, self.recipe.large.size),
+            small=buffers(self.recipe.small.count, self.recipe.small.size),
+        )
+        outputs = [view.numpy() for view in (*batch.large, *batch.small)]
+        pending = _Pending(batch=batch)
+        for slot, index in enumerate(indices):
+            slot_outputs = [output[slot] for output in outputs]
+            pending.futures.append(
+                self._workers.submit(self._render, batch, slot, int(index), rows[slot], slot_outputs)
+            )
+        return pending
+
+    def _draw(self, indices: np.ndarray) -> np.ndarray:
+        beton, masks = self.source.beton, self.source.masks
+        rows = views.draw(
+            self.recipe,
+            seed=self.seed,
+            epoch=self.epoch,
+            indices=indices,
+            heights=beton.heights[indices],
+            widths=beton.widths[indices],
+        )
+        if masks is None:
+            rows["background"] = views.KEEP
+        else:
+            rows["background"][masks.absent[indices]] = views.KEEP
+        return rows
+
+    def _render(
+        self, batch: Batch, slot: int, index: int, rows: np.ndarray, outputs: list[np.ndarray]
+    ) -> dict[str, float]:
+        try:
+            return self.render(self.source, index, rows, outputs)
+        except ValueError as error:
+            if self.on_corrupt == "raise":
+                raise
+            corrupt = error
+        for step in range(1, self.num_images):
+            substitute = (index + step) % self.num_images
+            try:
+                seconds = self.render(self.source, substitute, self._draw(np.array([substitute]))[0], outputs)
+            except ValueError:
+                continue
+            print(f"warning: {corrupt}; image {substitute} takes its place", file=sys.stderr)
+            batch.index[slot] = substitute
+            batch.label[slot] = int(self.source.beton.labels[substitute])
+            return seconds
+        raise corrupt
+
+    def _wait(self, pending: _Pending) -> Batch:
+        start = time.perf_counter()
+        for future in pending.futures:
+            for stage, seconds in future.result().items():
+                self._count(stage, seconds)
+        self._count("wait", time.perf_counter() - start)
+        self._count("batches", 1)
+        return pending.batch
+
+    def _count(self, name: str, value: float) -> None:
+        with self._stats_lock:
+            self._stats[name] = self._stats.get(name, 0.0) + value

@@ -1,0 +1,114 @@
+"""Background removal and swap: blend a fill or a plate in where the saliency mask is 0.
+
+Mask and plate are sampled bilinearly with pixel centres at half-integers and edges held. The mask spans the stored
+image, so a view's pixel (x, y) reads it at the place of its crop box; it is flipped with the view. The plate spans the
+view and is not flipped.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+
+
+def reference(view: torch.Tensor, cover: torch.Tensor, background: torch.Tensor) -> torch.Tensor:
+    """Return cover * view + (1 - cover) * background.
+
+    Args:
+        view: float32 [3, H, W] in [0, 1].
+        cover: float32 [H, W] in [0, 1], 1 = salient.
+        background: float32 [3, H, W] or [3, 1, 1] in [0, 1].
+    """
+    return background + cover * (view - background)
+
+
+def reference_cover(
+    mask: torch.Tensor, row: np.void, size: int, image_height: int, image_width: int
+) -> torch.Tensor:
+    """Sample a bool mask [h, w] that spans the image at the pixels of the row's view; float32 [size, size]."""
+    high, wide = mask.shape
+    y = _sample_positions(row["top"], row["height"], size, image_height, high)
+    x = _sample_positions(row["left"], row["width"], size, image_width, wide)
+    cover = _bilinear(mask.to(torch.float32)[None], y, x)[0]
+    return cover.flip(1) if row["flip"] else cover
+
+
+def reference_plate(plate: torch.Tensor, size: int) -> torch.Tensor:
+    """Stretch a uint8 plate [h, w, 3] over the view; float32 [3, size, size] in [0, 1]."""
+    high, wide, _ = plate.shape
+    y = _sample_positions(0, high, size, high, high)
+    x = _sample_positions(0, wide, size, wide, wide)
+    return _bilinear(plate.permute(2, 0, 1).to(torch.float32) / 255, y, x)
+
+
+def _sample_positions(start: int, extent: int, size: int, image_side: int, grid_side: int) -> torch.Tensor:
+    """Return where the view's pixel centres fall on the grid, held inside its outermost centres; float64 [size]."""
+    centers = int(start) + (torch.arange(size, dtype=torch.float64) + 0.5) * int(extent) / size
+    return (centers * grid_side / image_side - 0.5).clamp(0, grid_side - 1)
+
+
+def _bilinear(grid: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """Interpolate float32 [C, h, w] at the outer product of positions; float32 [C, len(y), len(x)]."""
+    for dimension, position in ((1, y), (2, x)):
+        low = position.floor().to(torch.int64)
+        high = (low + 1).clamp(max=grid.shape[dimension] - 1)
+        weight = (position - low).to(torch.float32)
+        weight = weight[:, None] if dimension == 1 else weight
+        grid = grid.index_select(dimension, low) * (1 - weight) + grid.index_select(dimension, high) * weight
+    return grid
+
+
+def fused(
+    view: np.ndarray,
+    row: np.void,
+    mask: np.ndarray,
+    background: np.ndarray,
+    image_height: int,
+    image_width: int,
+) -> np.ndarray:
+    """Blend in OpenCV, in place.
+
+    Args:
+        view: float32 [size, size, 3] in [0, 255].
+        row: one `pipelines.views.ROW`.
+        mask: bool [h, w] over the whole stored image.
+        background: uint8 [3] (fill) or [h, w, 3] (plate).
+        image_height: sides of the stored image.
+        image_width: sides of the stored image.
+    """
+    size = view.shape[0]
+    high, wide = mask.shape
+    scale_y, scale_x = row["height"] * high / (size * image_height), row["width"] * wide / (size * image_width)
+    start_y = (row["top"] + 0.5 * row["height"] / size) * high / image_height - 0.5
+    start_x = (row["left"] + 0.5 * row["width"] / size) * wide / image_width - 0.5
+    # OpenCV's warps round positions to 1/32 pixel; bilinear sampling on a grid is exact as two small matrix products.
+    rows = _interpolation_matrix(float(start_y), float(scale_y), size, high)
+    columns = _interpolation_matrix(float(start_x), float(scale_x), size, wide)
+    cover = rows @ mask.astype(np.float32) @ columns.T
+    if row["flip"]:
+        cover = cover[:, ::-1]
+    if background.ndim == 3:
+        background = stretch_plate(background, size)
+    view -= background
+    view *= cover[..., None]
+    view += background
+    return view
+
+
+def stretch_plate(plate: np.ndarray, size: int) -> np.ndarray:
+    """Stretch a uint8 plate [h, w, 3] to float32 [size, size, 3]."""
+    return cv2.resize(plate.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
+
+
+@lru_cache(maxsize=64)
+def _grid(size: int) -> np.ndarray:
+    return np.arange(size, dtype=np.float64)
+
+
+def _interpolation_matrix(start: float, step: float, size: int, grid_side: int) -> np.ndarray:
+    """Return float32 [size, grid_side] whose rows hold the two bilinear weights of each position."""
+    position = np.clip(start + step * _grid(size), 0, grid_side - 1)
+    return np.maximum(0, 1 - np.abs(position[:, None] - _grid(grid_side)[None])).astype(np.float32)

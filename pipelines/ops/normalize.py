@@ -1,0 +1,29 @@
+"""Normalise and cast: uint8 channels-last views to what the network eats."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
+
+
+def normalize(view: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Return (view / 255 - mean) / std as a channels-last tensor.
+
+    Args:
+        view: uint8 [N, H, W, 3].
+        dtype: float32, bfloat16 or float16; the arithmetic is float32.
+
+    Returns:
+        `dtype` [N, 3, H, W] in channels-last memory, since the permuted view needs no copy.
+    """
+    scale, shift = _scale_and_shift(view.device)
+    return torch.addcmul(shift, view.to(torch.float32), scale).to(dtype).permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
+    return 1 / (255 * std), -mean / std
