@@ -37,7 +37,7 @@ def learning_rate(step: int, *, base: float, total_steps: int, warmup_steps: int
     if step < 0:
         raise ValueError(f"step {step} is negative")
     if not 0 <= warmup_steps <= total_steps:
-        raise ValueError(f"warmup_steps={warmup_steps} is not in [0, total_steps={total_steps}]: shorten the warm-up")
+        raise ValueError(f"warmup_steps={warmup_steps} is not in [0, total_steps={total_steps}]: shorten it")
     if step >= total_steps:
         return 0.0
     if step < warmup_steps:
@@ -68,17 +68,17 @@ def target_decay(step: int, *, base: float, total_steps: int) -> float:
 def duration_steps(duration: str, *, num_images: int, batch_size: int, total_steps: int | None = None) -> int:
     """Return the number of steps of a duration such as "300ep", "500st", "12800im" or "50%".
 
-    An epoch is num_images // batch_size steps, since the loader drops the incomplete batch. Fractions of a step are
-    rounded up, so that a duration of more than nothing is at least one step.
+    An epoch is num_images // batch_size steps, since the loader drops the incomplete batch. Fractions of a
+    step are rounded up, so that a duration of more than nothing is at least one step.
 
     Args:
         duration: a number and a unit: ep(ochs), st(eps), im(ages), or % of `total_steps`.
         num_images: images in the data set.
         batch_size: images per step over all ranks.
-        total_steps: steps of the run; None where the duration is the run's own, which can be no share of itself.
+        total_steps: steps of the run; None where the duration is the run's own, which is no share of itself.
 
     Raises:
-        ValueError: for text that is no duration, a share of an unknown run, or an epoch of less than one batch.
+        ValueError: for text that is no duration, a share of an unknown run, or an epoch without a batch.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(ep|st|im|%)", duration)
     if match is None:
@@ -86,19 +86,21 @@ def duration_steps(duration: str, *, num_images: int, batch_size: int, total_ste
     number, unit = Fraction(match[1]), match[2]
     if unit == "st":
         if number.denominator != 1:
-            raise ValueError(f"duration {duration!r} is no whole number of steps: did you mean '{math.ceil(number)}st'?")
+            raise ValueError(
+                f"duration {duration!r} is no whole number: did you mean '{math.ceil(number)}st'?"
+            )
         return int(number)
     if unit == "im":
         return math.ceil(number / batch_size)
     if unit == "%":
         if total_steps is None:
-            raise ValueError(f"duration {duration!r} is a share of a run whose length it sets: use ep, st or im")
+            raise ValueError(f"duration {duration!r} is a share of the run it sets: use ep, st or im")
         return math.ceil(number * total_steps / 100)
     steps_per_epoch = num_images // batch_size
     if steps_per_epoch < 1:
         raise ValueError(
-            f"duration {duration!r}: an epoch of {num_images} images has no batch of {batch_size}: lower batch_size, "
-            "or use st or im"
+            f"duration {duration!r}: an epoch of {num_images} images has no batch of {batch_size}: "
+            "lower batch_size, or use st or im"
         )
     return math.ceil(number * steps_per_epoch)
 

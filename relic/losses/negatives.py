@@ -8,8 +8,8 @@ import numpy as np
 def draw_negatives(batch_size: int, num_negatives: int | None, *, seed: int, step: int) -> np.ndarray:
     """Draw for every image of the batch the indices of its negatives, uniformly from the other images.
 
-    The n draws of an image are independent, so that one index may come twice: neither paper says whether they are
-    (an assumption of this project; at n = 10 and B = 4096 two draws coincide for 1 % of the images).
+    The n draws of an image are independent, so that one index may come twice. That is an assumption of this
+    project, neither paper says; at n = 10 and B = 4096 it happens to 1 % of the images.
 
     Args:
         batch_size: B, images in the batch.
@@ -30,14 +30,14 @@ def draw_negatives(batch_size: int, num_negatives: int | None, *, seed: int, ste
     if num_negatives is None:
         other = np.arange(others)[None, :]
     elif 1 <= num_negatives <= others:
-        # Raw Philox words: numpy may change how a Generator makes integers of them (NEP 19), never the words. The
-        # high half times the range, shifted, is uniform to B / 2**32.
+        # Raw Philox words: numpy may change how a Generator makes integers of them (NEP 19), never the words.
+        # The high half times the range, shifted, is uniform to B / 2**32.
         words = np.random.Philox(key=[seed, step]).random_raw(batch_size * num_negatives)
         other = ((words >> np.uint64(32)) * np.uint64(others)) >> np.uint64(32)
         other = other.astype(np.int64).reshape(batch_size, num_negatives)
     else:
         raise ValueError(
-            f"num_negatives={num_negatives} does not fit a batch of {batch_size} images: use 1 to {others}, or None "
-            "for all others"
+            f"num_negatives={num_negatives} does not fit a batch of {batch_size} images: use 1 to {others}, "
+            "or None for all others"
         )
     return other + (other >= image)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-# BYOL's l2_normalize floors the squared norm at 1e-12; a smaller floor makes the gradient at a zero vector explode.
+# BYOL's l2_normalize floors the squared norm at 1e-12; below it the gradient at a zero vector would explode.
 NORM_FLOOR = 1e-6
 
 
 class RelicLoss(NamedTuple):
-    """Scalars, means over all view pairs and images: `total` is the weighted sum, the others are not weighted."""
+    """Scalars, means over all view pairs and images: `total` is the weighted sum of the other two."""
 
     total: Tensor
     contrastive: Tensor
@@ -34,7 +34,7 @@ def relic_loss(
 ) -> RelicLoss:
     """Compute the mean loss over every pair of an online view a and a target view b, a = b included.
 
-    With o_i, t_i the L2-normalised outputs of image i in views a and b, and candidates C_i = {i} and negatives[i]:
+    With o_i, t_i the L2-normalised outputs of image i in views a, b, and candidates C_i = {i} + negatives[i]:
 
         p_i(k) = softmax over k in C_i of <o_i, t_k> / temperature          (1)
         q_i(k) = softmax over k in C_i of <t_i, o_k> / temperature          (2)
@@ -42,14 +42,14 @@ def relic_loss(
         invariance_i = KL(p_i || q_i) = sg[sum p log p] - sum p log q        (4)
         total = contrastive_weight * mean contrastive + invariance_weight * mean invariance
 
-    Everything is computed in float32 whatever autocast says (float64 for float64 outputs): bfloat16 logits at
-    temperature 0.2 are wrong by up to 0.01. `target` takes no gradient.
+    Everything is computed in float32 whatever autocast says (float64 for float64 outputs): logits reach
+    1 / temperature = 5, where bfloat16 numbers stand 1/32 apart. `target` takes no gradient.
 
     Args:
         online: raw outputs of the online network [O, B, D].
         target: raw outputs of the target network [T, B, D].
-        negatives: int64 [B, n], indices into the batch on the same device; their range is not checked (a check would
-            wait for the device).
+        negatives: int64 [B, n], indices into the batch on the same device; their range is not checked, which
+            would wait for the device.
         temperature: softmax temperature, > 0.
         contrastive_weight: weight of (3).
         invariance_weight: weight of (4).
@@ -79,11 +79,11 @@ def check_inputs(online: Tensor, target: Tensor, negatives: Tensor, *, temperatu
     """Raise ValueError for inputs that no implementation of the loss accepts; reads shapes only."""
     if online.ndim != 3 or target.ndim != 3 or online.shape[1:] != target.shape[1:]:
         raise ValueError(
-            f"online {list(online.shape)} and target {list(target.shape)} must be [views, images, features] with the "
-            "same images and features"
+            f"online {list(online.shape)} and target {list(target.shape)} must be [views, images, features] "
+            "with the same images and features"
         )
     if negatives.ndim != 2 or len(negatives) != online.shape[1]:
-        raise ValueError(f"negatives {list(negatives.shape)} must be [images, n] with {online.shape[1]} images")
+        raise ValueError(f"negatives {list(negatives.shape)} must be [images={online.shape[1]}, n]")
     if negatives.dtype != torch.int64:
         raise ValueError(f"negatives are {negatives.dtype}: pass torch.int64 indices into the batch")
     if not temperature > 0:

@@ -18,25 +18,33 @@ def resnet(name: str, stem: Stem, padding: Padding) -> nn.Module:
     match = re.fullmatch(r"(resnet\d+)(?:x(\d+(?:\.\d+)?))?", name)
     if match is None or match[1] not in RESNETS:
         raise ValueError(_unknown(name))
-    return ResNet(int(match[1].removeprefix("resnet")), width=float(match[2] or 1), stem=stem, padding=padding)
+    depth, width = int(match[1].removeprefix("resnet")), float(match[2] or 1)
+    return ResNet(depth, width=width, stem=stem, padding=padding)
 
 
 def timm_model(name: str, stem: Stem, padding: Padding) -> nn.Module:
     """Build `timm:NAME` without its classifier and with random weights."""
     if stem != "imagenet":
-        raise ValueError(f"backbone {name!r} has no stem {stem!r}: use 'imagenet', or one of {', '.join(RESNETS)}")
+        raise ValueError(
+            f"backbone {name!r} has no stem {stem!r}: use 'imagenet', or a resnet of this project"
+        )
     if padding != "torch":
-        raise ValueError(f"backbone {name!r} has no padding {padding!r}: use 'torch', or one of {', '.join(RESNETS)}")
+        raise ValueError(
+            f"backbone {name!r} has no padding {padding!r}: use 'torch', or a resnet of this project"
+        )
     try:
         import timm
     except ImportError as error:
-        raise ValueError(f"backbone {name!r} needs timm: pip install timm (or pip install 'relicv2[eval]')") from error
+        message = f"backbone {name!r} needs timm: pip install timm (or pip install 'relicv2[eval]')"
+        raise ValueError(message) from error
     model_name = name.removeprefix("timm:")
     if not timm.is_model(model_name):
         nearest = difflib.get_close_matches(model_name, timm.list_models(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"timm {timm.__version__} has no model {model_name!r}: did you mean 'timm:{nearest}'?")
+        raise ValueError(
+            f"unknown backbone {name!r} (timm {timm.__version__}): did you mean 'timm:{nearest}'?"
+        )
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
-    # Some models widen between the trunk and the classifier (MobileNet, EfficientNet-like): count what forward returns.
+    # Some models (MobileNetV3) widen between the trunk and the classifier: count what forward returns.
     model.feature_dim = getattr(model, "head_hidden_size", None) or model.num_features
     return model
 
@@ -51,7 +59,7 @@ def build_backbone(name: str, *, stem: Stem = "imagenet", padding: Padding = "to
     """Build the backbone of a name, with random weights.
 
     Args:
-        name: resnet18, 34, 50, 101, 152 or 200, with a width if wanted (resnet50x2, resnet18x0.25); or timm:NAME.
+        name: resnet18, 34, 50, 101, 152 or 200, with a width if wanted (resnet50x2), or timm:NAME.
         stem: see `ResNet`.
         padding: see `ResNet`.
 
@@ -73,6 +81,6 @@ def _unknown(name: str) -> str:
     if separator and re.fullmatch(r"\d+(\.\d+)?", width):
         nearest += separator + width
     return (
-        f"unknown backbone {name!r}: did you mean {nearest!r}? (one of {', '.join(RESNETS)}, with a width as in "
-        "resnet50x2, or timm:NAME)"
+        f"unknown backbone {name!r}: did you mean {nearest!r}? "
+        f"(one of {', '.join(RESNETS)}, with a width as in resnet50x2, or timm:NAME)"
     )

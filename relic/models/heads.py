@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 
 def mlp(in_features: int, hidden_features: int, out_features: int, *, layers: int = 2) -> nn.Sequential:
     """Build Linear(bias) -> BN -> ReLU, repeated, and a last Linear without bias.
 
-    torch's default initialisation is kept: what follows each Linear (batch norm, or the loss's normalisation) ignores
-    its scale, and LARS adapts to it.
+    torch's default initialisation is kept: what follows each Linear (batch norm, or the loss's normalisation)
+    ignores its scale, and LARS adapts to it.
 
     Args:
         in_features: D of the input [N, D].
@@ -24,6 +26,6 @@ def mlp(in_features: int, hidden_features: int, out_features: int, *, layers: in
         raise ValueError(f"a head of {layers} layers has no hidden layer: use 2 or more")
     widths = [in_features, *[hidden_features] * (layers - 1)]
     modules: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in pairwise(widths):
         modules += [nn.Linear(fan_in, fan_out), nn.BatchNorm1d(fan_out), nn.ReLU(inplace=True)]
     return nn.Sequential(*modules, nn.Linear(hidden_features, out_features, bias=False))

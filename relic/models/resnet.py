@@ -1,4 +1,4 @@
-"""ResNet v1 (He et al., 2015) with the stride on the 3x3 convolution, at any width, with torchvision's state-dict keys."""
+"""ResNet v1 (He et al., 2015) of any width, strided on the 3x3, with torchvision's state-dict keys."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class SameMaxPool2d(nn.MaxPool2d):
         self.same = (kernel_size, stride)
 
     def forward(self, input: Tensor) -> Tensor:
-        return super().forward(pad_same(input, *self.same, value=float("-inf")))
+        return F.max_pool2d(pad_same(input, *self.same, value=float("-inf")), *self.same)
 
 
-def convolution(in_channels: int, out_channels: int, kernel_size: int, stride: int, padding: Padding) -> nn.Conv2d:
+def convolution(fan_in: int, fan_out: int, kernel_size: int, stride: int, padding: Padding) -> nn.Conv2d:
     """Return a convolution without bias; "torch" pads both sides alike, "same" as TensorFlow does."""
     if padding == "same":
-        return SameConv2d(in_channels, out_channels, kernel_size, stride, bias=False)
-    return nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
+        return SameConv2d(fan_in, fan_out, kernel_size, stride, bias=False)
+    return nn.Conv2d(fan_in, fan_out, kernel_size, stride, padding=kernel_size // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
@@ -108,14 +108,11 @@ class Bottleneck(nn.Module):
         return self.bn3
 
 
-def projection_shortcut(in_channels: int, out_channels: int, stride: int, padding: Padding) -> nn.Sequential | None:
+def projection_shortcut(fan_in: int, fan_out: int, stride: int, padding: Padding) -> nn.Sequential | None:
     """Return the 1x1 projection, or None where the identity fits."""
-    if stride == 1 and in_channels == out_channels:
+    if stride == 1 and fan_in == fan_out:
         return None
-    return nn.Sequential(
-        convolution(in_channels, out_channels, 1, stride, padding),
-        nn.BatchNorm2d(out_channels),
-    )
+    return nn.Sequential(convolution(fan_in, fan_out, 1, stride, padding), nn.BatchNorm2d(fan_out))
 
 
 class ResNet(nn.Module):
@@ -126,9 +123,9 @@ class ResNet(nn.Module):
     Args:
         depth: 18, 34, 50, 101, 152 or 200.
         width: factor on every channel count, the stem's and the output's too (rounded to whole channels).
-        stem: "imagenet" is a 7x7 convolution of stride 2 and a max-pool; "cifar" a 3x3 of stride 1 and no pool.
-        padding: "torch" is symmetric; "same" is TensorFlow's, which published JAX and TF weights need (asymmetric at
-            stride 2).
+        stem: "imagenet" is a 7x7 convolution of stride 2 and a max-pool, "cifar" a 3x3 of stride 1 alone.
+        padding: "torch" is symmetric; "same" is TensorFlow's, asymmetric at stride 2, which the published JAX
+            weights need.
         zero_init_residual: start every block as the identity (Goyal et al., 2017, section 5.1).
 
     Raises:
@@ -152,7 +149,7 @@ class ResNet(nn.Module):
         if padding not in ("torch", "same"):
             raise ValueError(f"unknown padding {padding!r}: use 'torch' or 'same'")
         if not 1 <= 64 * width < float("inf"):
-            raise ValueError(f"width {width} leaves no channel or too many: use a factor such as 1, 2, 4 or 0.25")
+            raise ValueError(f"width {width} leaves no channel or too many: use a factor such as 2 or 0.25")
         kind, blocks_per_group = DEPTHS[depth]
         block: Callable[[int, int, int, Padding], BasicBlock | Bottleneck]
         block = BasicBlock if kind == "basic" else Bottleneck
@@ -188,7 +185,7 @@ class ResNet(nn.Module):
 
 
 def initialize(network: nn.Module, *, zero_init_residual: bool) -> None:
-    """Draw He-normal convolutions (fan out, as torchvision); batch norms start as the identity, or 0 at a block's end."""
+    """Draw He-normal convolutions (fan out, as torchvision); the last batch norm of a block starts at 0."""
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -31,9 +31,9 @@ class Network(nn.Module):
 class Twin(nn.Module):
     """Hold the online network (backbone, projector, predictor) and the target network (backbone, projector).
 
-    The target starts as a copy of the online network, takes no gradient, and stays in training mode: its batch norms
-    use batch statistics and keep running ones of their own. Only `online` goes to the optimizer; only
-    `online.backbone` is evaluated and exported.
+    The target starts as a copy of the online network, takes no gradient, and stays in training mode: its
+    batch norms use batch statistics and keep running ones of their own. Only `online` goes to the optimizer,
+    and only `online.backbone` is evaluated and exported.
 
     Args:
         backbone: maps [N, 3, H, W] to [N, feature_dim] and has the attribute `feature_dim`.
@@ -57,8 +57,11 @@ class Twin(nn.Module):
         super().__init__()
         projector = mlp(cast(int, backbone.feature_dim), projector_hidden, projection_dim, layers=head_layers)
         self.target = Network(copy.deepcopy(backbone), copy.deepcopy(projector), None).requires_grad_(False)
-        head = mlp(projection_dim, predictor_hidden, projection_dim, layers=head_layers) if predictor else None
-        self.online = Network(backbone, projector, head)
+        self.online = Network(
+            backbone,
+            projector,
+            mlp(projection_dim, predictor_hidden, projection_dim, layers=head_layers) if predictor else None,
+        )
 
     def online_forward(self, view: Tensor) -> Tensor:
         """Return the online output [N, D] of a view [N, 3, H, W], not normalised."""
@@ -66,33 +69,32 @@ class Twin(nn.Module):
 
     @torch.no_grad()
     def target_forward(self, view: Tensor) -> Tensor:
-        """Return the target projection [N, D] of a large view [N, 3, H, W], not normalised, without gradient."""
+        """Return the target projection [N, D] of a view [N, 3, H, W], not normalised, without gradient."""
         return self.target(view)
 
     @torch.no_grad()
     def update_target(self, decay: float) -> None:
         """Move every target parameter to decay * target + (1 - decay) * online.
 
-        Buffers stay: averaging the online network's running statistics into the target's own is a fault seen in
-        reimplementations.
+        Buffers stay: the target's batch norms keep running statistics of what the target itself sees.
 
         Raises:
             ValueError: for a decay outside [0, 1].
         """
         if not 0.0 <= decay <= 1.0:
             raise ValueError(f"target decay {decay} is not in [0, 1]")
-        online = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
-        target = [*self.target.backbone.parameters(), *self.target.projector.parameters()]
-        torch._foreach_lerp_(target, online, 1.0 - decay)
+        online: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
+        target: list[Tensor] = [*self.target.backbone.parameters(), *self.target.projector.parameters()]
+        torch._foreach_lerp_(target, online, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager
 def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
     """Keep the running statistics of all batch norms while they still normalise with batch statistics.
 
-    For the small views: their statistics differ from those of the images the backbone is evaluated on. In this
-    context a batch norm in training mode gets no buffers at all, so that neither a non-finite batch nor
-    `num_batches_tracked` leaves a trace; it holds for SyncBatchNorm too, and under torch.compile it costs one guard.
+    For the small views, whose statistics differ from those of the images that the backbone is evaluated on.
+    In this context a batch norm in training mode gets no buffers at all, so that not even a non-finite batch
+    leaves a trace, as it would with momentum 0. SyncBatchNorm reads the same switch; torch.compile guards on it.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     for norm in norms:

@@ -16,8 +16,8 @@ OptimizerName = Literal["lars", "sgd", "adamw"]
 def parameter_groups(module: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
     """Split the trainable parameters in two groups: weights, and biases with batch norms.
 
-    Every parameter of at most one dimension is a bias or belongs to a norm: it gets no weight decay and no LARS
-    adaptation. Each group keeps the order of `module.parameters()`, so that a saved optimizer finds its own again.
+    A parameter of at most one dimension is a bias or belongs to a norm: it gets no weight decay and no LARS
+    adaptation. Each group keeps the order of `module.parameters()`, by which a saved optimizer is restored.
 
     Returns:
         dicts with `params`, `weight_decay` and `adapt`; a group without parameters is left out.

@@ -17,9 +17,9 @@ class Lars(torch.optim.Optimizer):
         m <- momentum * m + g
         w <- w - lr * m
 
-    The learning rate stays outside the buffer, so that a schedule acts at once, and the decayed gradient is the one
-    whose norm divides. Other libraries put lr into the buffer or divide by ||g|| + weight_decay * ||w||; neither is
-    the recipe published (google-deepmind/relicv2, optimizers/lars.py).
+    The learning rate stays outside the buffer, so that a schedule acts at once, and the decayed gradient is
+    the one whose norm divides (google-deepmind/relicv2). Other libraries put lr into the buffer, or divide by
+    ||g|| + weight_decay * ||w||: settings do not carry over.
 
     Args:
         params: parameters or groups; a group may set `weight_decay` and `adapt` (False skips the norm ratio).
@@ -77,7 +77,7 @@ class Lars(torch.optim.Optimizer):
 
 
 def trust_ratio(parameter: Tensor, update: Tensor, trust_coefficient: float) -> Tensor:
-    """Return trust_coefficient * ||w|| / ||g|| as a 0-d tensor, 1 where a norm is 0; norms in float32 or wider."""
+    """Return trust_coefficient * ||w|| / ||g|| as a 0-d tensor of at least float32, 1 where a norm is 0."""
     dtype = torch.promote_types(parameter.dtype, torch.float32)
     parameter_norm = torch.linalg.vector_norm(parameter, dtype=dtype)
     update_norm = torch.linalg.vector_norm(update, dtype=dtype)
