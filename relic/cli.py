@@ -1,0 +1,114 @@
+"""The `relic` program: finds the command, lets tyro parse its flags, turns errors into one line and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import functools
+import importlib
+import io
+import os
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from relic import __version__
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "data convert": ("data:convert", "folder, tars or zip of JPEGs to a beton; resumable, parallel, verified"),
+    "data info": ("data:info", "what is inside a beton"),
+    "data check": ("data:check", "every sample decodes"),
+    "data synthetic": ("synthetic:synthetic", "write the embedded data set of photograph-like images"),
+    "masks infer": ("masks:infer", "label-free saliency masks of a beton"),
+    "views": ("views:views", "contact sheet of the views a recipe makes"),
+    "pretrain": ("pretrain:pretrain", "pretrain with a recipe"),
+    "resume": ("pretrain:resume", "continue a run exactly where it stopped"),
+    "evaluate": ("evaluate:evaluate", "kNN and linear evaluation of a run or of weights"),
+    "export": ("export:export", "backbone for torchvision, timm or safetensors"),
+    "report": ("report:report", "one self-contained HTML file"),
+    "doctor": ("doctor:doctor", "what this machine has and lacks, each with the command that mends it"),
+}
+OK, FAILED, WRONG_USE = 0, 1, 2
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return 0 (ok), 1 (failed) or 2 (wrong use)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(_overview())
+        return OK
+    if arguments[0] == "--version":
+        print(f"relicv2 {__version__}")
+        return OK
+    command = next((name for name in (" ".join(arguments[:2]), arguments[0]) if name in COMMANDS), None)
+    if command is None:
+        return _unknown(arguments)
+    module, function = COMMANDS[command][0].split(":")
+    try:
+        return _call(getattr(importlib.import_module(f"relic.commands.{module}"), function), command, arguments)
+    except (ValueError, OSError) as error:
+        if os.environ.get("RELIC_DEBUG"):
+            raise
+        print(f"relic {command}: error: {_one_line(str(error))}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"relic {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _call(function: Callable[..., Any], command: str, arguments: list[str]) -> int:
+    rest = arguments[len(command.split()) :]
+    if getattr(function, "parses_arguments", False):
+        return function(rest) or OK
+    # tyro only binds the flags; the command runs outside of it, so that its own errors and stderr stay untouched.
+    bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
+    status, bound = parse(bind, rest, prog=f"relic {command}")
+    return status if bound is None else bound() or OK
+
+
+def parse(target: Callable[..., Any], arguments: list[str], *, prog: str, default: Any = None) -> tuple[int, Any]:
+    """Let tyro call `target` with the parsed flags.
+
+    Returns:
+        (exit code, what the target returned). After --help or a wrong flag or value (one line on stderr) the second is
+        None.
+    """
+    import tyro
+
+    extra = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return OK, tyro.cli(target, args=arguments, prog=prog, **extra)
+    except SystemExit as stop:
+        if not stop.code:
+            return OK, None
+        print(f"{prog}: error: {_one_line(complaint.getvalue())}", file=sys.stderr)
+        return WRONG_USE, None
+
+
+def _one_line(text: str) -> str:
+    without_boxes = re.sub(r"\x1b\[[0-9;]*m|[─-╿]+", " ", text)
+    return " ".join(without_boxes.split())
+
+
+def _unknown(arguments: list[str]) -> int:
+    groups = [name for name in COMMANDS if name.split()[0] == arguments[0]]
+    if groups and len(arguments) > 1 and arguments[1] not in ("-h", "--help"):
+        nearest = difflib.get_close_matches(" ".join(arguments[:2]), groups, 1) or groups
+        print(f"relic: error: no command {' '.join(arguments[:2])!r}: did you mean {nearest[0]!r}?", file=sys.stderr)
+        return WRONG_USE
+    if groups:
+        print("\n".join(f"  relic {name:<16} {COMMANDS[name][1]}" for name in groups))
+        return OK
+    nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else "`relic --help` lists the commands"
+    print(f"relic: error: no command {arguments[0]!r}: {hint}", file=sys.stderr)
+    return WRONG_USE
+
+
+def _overview() -> str:
+    lines = ["usage: relic COMMAND [--help] ...", "", "ReLICv2 pretraining of ResNets, built around the data path.", ""]
+    lines += [f"  {name:<16} {summary}" for name, (_, summary) in COMMANDS.items()]
+    return "\n".join(lines)
