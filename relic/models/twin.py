@@ -94,7 +94,8 @@ def frozen_running_statistics(module: nn.Module) -> Iterator[None]:
 
     For the small views, whose statistics differ from those of the images that the backbone is evaluated on.
     In this context a batch norm in training mode gets no buffers at all, so that not even a non-finite batch
-    leaves a trace, as it would with momentum 0. SyncBatchNorm reads the same switch; torch.compile guards on it.
+    leaves a trace, as it would with momentum 0. SyncBatchNorm reads the same switch, and torch.compile guards
+    on it.
     """
     norms = [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     for norm in norms:
