@@ -47,6 +47,9 @@ def main(arguments: list[str] | None = None) -> int:
     module, function = COMMANDS[command][0].split(":")
     try:
         return _call(getattr(importlib.import_module(f"relic.commands.{module}"), function), command, arguments)
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return OK
     except (ValueError, OSError) as error:
         if os.environ.get("RELIC_DEBUG"):
             raise
@@ -84,8 +87,18 @@ def parse(target: Callable[..., Any], arguments: list[str], *, prog: str, defaul
     except SystemExit as stop:
         if not stop.code:
             return OK, None
-        print(f"{prog}: error: {_one_line(complaint.getvalue())}", file=sys.stderr)
+        print(f"{prog}: error: {_parse_error(complaint.getvalue())}", file=sys.stderr)
         return WRONG_USE, None
+
+
+def _parse_error(text: str) -> str:
+    """Shorten tyro's boxes to what is wrong and the nearest valid flag."""
+    line = _one_line(text)
+    unknown = re.search(r"Unrecognized options: (--[^\s,]+)", line)
+    if unknown:
+        meant = re.search(r"Perhaps you meant: (--[^\s,]+)", line)
+        return f"unknown option {unknown[1]}" + (f": did you mean {meant[1]}?" if meant else "; see --help")
+    return re.split(r" Argument helptext:| For full helptext", line)[0]
 
 
 def _one_line(text: str) -> str:

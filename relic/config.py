@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import tyro
+
 from pipelines.config import ViewsConfig
 
 
@@ -113,7 +115,7 @@ class LogConfig:
 class RunConfig:
     """One pretraining run."""
 
-    recipe: str
+    recipe: tyro.conf.Fixed[str]
     """The recipe it started from."""
     data: str = ""
     """Beton to train on (made by `relic data convert`)."""
@@ -226,3 +228,25 @@ def load(path: Path) -> RunConfig:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is {path.parent} a run directory?")
     return from_dict(RunConfig, yaml.safe_load(path.read_text()), where=str(path))
+
+
+# What may change between the parts of one run: where it lies and how this machine makes its views.
+_FREE_FIELDS = ("name", "runs", "device", "loader", "log")
+
+
+def difference(old: RunConfig, new: RunConfig) -> list[str]:
+    """Return `field: old -> new` for every field that changes what is computed."""
+    left, right = flatten(to_dict(old)), flatten(to_dict(new))
+    return [
+        f"{name}: {left.get(name)} -> {right.get(name)}"
+        for name in sorted(left.keys() | right.keys())
+        if name.split(".")[0] not in _FREE_FIELDS and left.get(name) != right.get(name)
+    ]
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat

@@ -1,0 +1,281 @@
+"""The story of a run: set up, resume, loop, finish. Read this file first."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from pipelines.beton import Beton
+from pipelines.build import build_loader
+from pipelines.config import evaluation_views
+from pipelines.contract import Batch, Loader
+from relic import checkpoint
+from relic import config as configuration
+from relic.config import RunConfig, run_directory
+from relic.distributed import World, from_environment, process_group
+from relic.evaluate.health import health_warnings, measure
+from relic.losses.negatives import draw_negatives
+from relic.models.twin import Twin
+from relic.plan import Plan, make_plan
+from relic.schedules import learning_rate, target_decay
+from relic.sinks import Sink, open_sinks
+from relic.state import TrainState, build_state
+from relic.step import train_step
+from relic.telemetry import Meter, console_line, duration_text, environment
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def train(config: RunConfig) -> Path:
+    """Pretrain from the newest checkpoint of the run (or from the start) to the end.
+
+    Args:
+        config: the whole configuration; the run directory is `runs/NAME`.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        FileNotFoundError: data or masks are missing.
+        ValueError: a field does not fit; the run directory belongs to another configuration; a damaged checkpoint.
+    """
+    world = from_environment(config.device)
+    with process_group(world):
+        # Set up: what is to be done, and the room for it.
+        data = describe_data(config)
+        plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
+        run = open_run(config, world)
+
+        # Order of resuming: build everything as for a new run, then load the newest checkpoint over it.
+        loader = training_loader(config, plan, world)
+        state = build_state(config, world, num_classes=data["num_classes"])
+        meter = Meter(plan, loader)
+        first_step = restore(run, state, loader, meter)
+        if world.is_main:
+            print(opening_line(config, plan, run, world, first_step), flush=True)
+
+        sinks = open_sinks(config, step=first_step) if world.is_main else []
+        try:
+            loop(config, plan, world, run, state, loader, meter, sinks, first_step)
+        finally:
+            loader.close()
+            for sink in sinks:
+                sink.close()
+        return run
+
+
+def loop(
+    config: RunConfig,
+    plan: Plan,
+    world: World,
+    run: Path,
+    state: TrainState,
+    loader: Loader,
+    meter: Meter,
+    sinks: list[Sink],
+    first_step: int,
+) -> None:
+    """Do the updates from `first_step` on; log, measure health and save at their intervals and at the end."""
+    probe = health_probe(config, world) if world.is_main and isinstance(state.model, Twin) else None
+    batches = all_epochs(loader)
+    for step in range(first_step, plan.total_steps):
+        rate = learning_rate(
+            step, base=plan.peak_learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps
+        )
+        decay = target_decay(step, base=config.optim.target_decay, total_steps=plan.total_steps)
+        batch = next(batches)
+        negatives = negatives_of(config, plan, world, step)
+        meter.add(train_step(state, batch, negatives, config.loss, learning_rate=rate, target_decay=decay))
+
+        done = step + 1
+        is_last = done == plan.total_steps
+        if world.is_main and (is_last or done % plan.log_steps == 0):
+            record = {"step": done, "epoch": done / plan.steps_per_epoch, "learning_rate": rate}
+            if isinstance(state.model, Twin):
+                record["target_decay"] = decay
+            record |= meter.read()
+            record["eta_seconds"] = (plan.total_steps - done) * plan.batch_size / record["images_per_second"]
+            print(console_line(record, plan, loader.stats()), flush=True)
+            write_all(sinks, record)
+        if probe is not None and (is_last or done % plan.health_steps == 0):
+            with meter.pause():
+                write_health(state, probe, sinks, done)
+        if is_last or done % plan.checkpoint_steps == 0:
+            with meter.pause():
+                save(config, plan, world, run, state, loader, meter, done)
+
+
+# -- set up -----------------------------------------------------------------------------------------------------------
+
+
+def describe_data(config: RunConfig) -> dict[str, int]:
+    """Return `num_images` and `num_classes` of the beton.
+
+    Raises:
+        ValueError: no data was named, or the supervised loss has no labels to learn.
+    """
+    if not config.data:
+        raise ValueError("data is missing: give --data FILE.beton (made by `relic data convert`)")
+    with Beton(config.data) as beton:
+        if config.loss.kind == "supervised" and (beton.labels < 0).any():
+            raise ValueError(f"{config.data} has images without labels: the supervised loss needs a class folder each")
+        return {"num_images": beton.num_images, "num_classes": int(beton.labels.max(initial=-1)) + 1}
+
+
+def open_run(config: RunConfig, world: World) -> Path:
+    """Make the run directory and write what the run is; an existing one must have the same configuration.
+
+    Raises:
+        ValueError: the directory belongs to a run with another configuration.
+    """
+    run = run_directory(config)
+    path = run / "config.yaml"
+    if path.exists():
+        difference = configuration.difference(configuration.load(path), config)
+        if difference:
+            raise ValueError(
+                f"{run} belongs to a run with another configuration ({'; '.join(difference[:3])}): give another --name,"
+                f" or `relic resume {run}` to continue it as it is"
+            )
+    elif world.is_main:
+        run.mkdir(parents=True, exist_ok=True)
+        configuration.save(config, path)
+        (run / "command.txt").write_text(shlex.join(["relic", *sys.argv[1:]]) + "\n")
+        (run / "environment.json").write_text(json.dumps(environment(world), indent=1) + "\n")
+    return run
+
+
+def training_loader(config: RunConfig, plan: Plan, world: World) -> Loader:
+    """Open the views of this rank."""
+    return build_loader(
+        config.data,
+        config.views,
+        batch_size=plan.local_batch_size,
+        seed=config.seed,
+        backend=config.loader.backend,
+        masks=config.masks,
+        plates=config.plates,
+        rank=world.rank,
+        world_size=world.world_size,
+        num_threads=config.loader.num_threads or max((os.cpu_count() or 1) // world.local_world_size, 1),
+        prefetch=config.loader.prefetch,
+        device=world.device,
+        on_corrupt=config.loader.on_corrupt,
+    )
+
+
+def opening_line(config: RunConfig, plan: Plan, run: Path, world: World, first_step: int) -> str:
+    """Return what is about to happen, in one line."""
+    start = f"resumes at step {first_step:,}" if first_step else "starts"
+    return (
+        f"{run} {start}: {config.model.backbone}, {plan.num_images:,} images, {plan.total_steps:,} steps of"
+        f" {plan.batch_size:,} on {world.world_size} × {world.device.type} ({config.precision}), peak learning rate"
+        f" {plan.peak_learning_rate:.3g}, {config.views.large.count}×{config.views.large.size} +"
+        f" {config.views.small.count}×{config.views.small.size} views by {config.loader.backend}"
+    )
+
+
+# -- loop -------------------------------------------------------------------------------------------------------------
+
+
+def all_epochs(loader: Loader) -> Iterator[Batch]:
+    """Yield batches for ever, from the loader's position on."""
+    while True:
+        yield from loader
+        loader.set_epoch(loader.state_dict()["epoch"] + 1)
+
+
+def negatives_of(config: RunConfig, plan: Plan, world: World, step: int) -> torch.Tensor:
+    """Draw int64 [B, n] indices into the local batch, a pure function of seed, step and rank."""
+    if config.loss.kind == "supervised":
+        return torch.empty(plan.local_batch_size, 0, dtype=torch.int64)
+    drawn = draw_negatives(
+        plan.local_batch_size,
+        config.loss.num_negatives,
+        seed=config.seed,
+        step=step * world.world_size + world.rank,
+    )
+    return torch.from_numpy(drawn).to(world.device, non_blocking=True)
+
+
+def write_all(sinks: list[Sink], record: dict) -> None:
+    """Write one record to every sink."""
+    for sink in sinks:
+        sink.write(record)
+
+
+# -- health -----------------------------------------------------------------------------------------------------------
+
+
+def health_probe(config: RunConfig, world: World) -> list[torch.Tensor]:
+    """Return centre crops of a fixed subset, uint8 [n, size, size, 3] a batch, on the device."""
+    loader = build_loader(
+        config.data,
+        evaluation_views(config.views.large.size),
+        batch_size=64,
+        seed=config.seed,
+        drop_last=False,
+        device=world.device,
+        on_corrupt=config.loader.on_corrupt,
+    )
+    views, wanted = [], config.log.health_images
+    for batch in loader:
+        views.append(batch.large[0][:wanted])
+        wanted -= len(batch.index)
+        if wanted <= 0:
+            break
+    loader.close()
+    return views
+
+
+def write_health(state: TrainState, probe: list[torch.Tensor], sinks: list[Sink], done: int) -> None:
+    """Measure collapse on the probe, warn in plain words, log."""
+    metrics = measure(state.model, probe, state.device)
+    warnings = health_warnings(metrics)
+    for warning in warnings:
+        print(f"warning at step {done:,}: {warning}", file=sys.stderr, flush=True)
+    write_all(sinks, {"step": done, **metrics, "warnings": warnings})
+
+
+# -- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save(
+    config: RunConfig,
+    plan: Plan,
+    world: World,
+    run: Path,
+    state: TrainState,
+    loader: Loader,
+    meter: Meter,
+    done: int,
+) -> None:
+    """Write everything that the rest of the run depends on, and drop old checkpoints."""
+    if world.is_main:
+        payload = state.state_dict() | {"loader": loader.state_dict(), "meter": meter.state_dict()}
+        payload["config"] = configuration.to_dict(config)
+        checkpoint.save(run, done, payload)
+        checkpoint.prune(run, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every_steps)
+
+
+def restore(run: Path, state: TrainState, loader: Loader, meter: Meter) -> int:
+    """Load the newest checkpoint; return the number of steps already done."""
+    path = checkpoint.newest(run)
+    if path is None:
+        return 0
+    saved = checkpoint.read(path)
+    state.load_state_dict(saved)
+    loader.load_state_dict(saved["loader"])
+    meter.load_state_dict(saved["meter"], state.device)
+    return saved["step"]
+
+
+def closing_line(run: Path, seconds: float) -> str:
+    """Return where the results are and what to do next."""
+    return f"{run} done in {duration_text(seconds)}: `relic evaluate {run} --test FILE.beton`, `relic report {run}`"
