@@ -22,7 +22,7 @@ def order(
 
     Args:
         num_images: images in the data set.
-        seed: seed of the run.
+        seed: seed of the run, in [0, 2**64).
         epoch: number of the pass.
         rank: this process.
         world_size: number of processes.
@@ -40,7 +40,9 @@ def order(
     if not 0 <= start <= num_images:
         raise ValueError(f"start {start} is not in [0, num_images={num_images}]")
     if shuffle:
-        generator = np.random.Generator(np.random.Philox(key=[seed, epoch]))
+        # uint64, since numpy takes a list of large integers by way of float64: seeds above 2**53 would collide
+        key = np.array([seed, epoch], np.uint64)
+        generator = np.random.Generator(np.random.Philox(key=key))
         indices = generator.permutation(num_images)
     else:
         indices = np.arange(num_images)

@@ -25,6 +25,10 @@ def test_epochs_and_seeds_give_other_orders():
     assert len(orders) == 64
 
 
+def test_the_largest_seeds_differ_too():
+    assert not np.array_equal(order(50, seed=2**64 - 1, epoch=0), order(50, seed=2**64 - 2, epoch=0))
+
+
 def test_every_place_of_the_order_is_equally_likely():
     first = np.bincount([order(5, seed=0, epoch=epoch)[0] for epoch in range(2000)], minlength=5)
     np.testing.assert_allclose(first, 400, atol=4 * np.sqrt(2000 * 0.2 * 0.8))
