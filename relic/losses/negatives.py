@@ -32,7 +32,9 @@ def draw_negatives(batch_size: int, num_negatives: int | None, *, seed: int, ste
     elif 1 <= num_negatives <= others:
         # Raw Philox words: numpy may change how a Generator makes integers of them (NEP 19), never the words.
         # The high half times the range, shifted, is uniform to B / 2**32.
-        words = np.random.Philox(key=[seed, step]).random_raw(batch_size * num_negatives)
+        # The key is made an array first: numpy turns a list of one large and one small integer into floats.
+        key = np.array([seed, step], np.uint64)
+        words = np.random.Philox(key=key).random_raw(batch_size * num_negatives)
         other = ((words >> np.uint64(32)) * np.uint64(others)) >> np.uint64(32)
         other = other.astype(np.int64).reshape(batch_size, num_negatives)
     else:

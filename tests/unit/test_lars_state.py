@@ -1,0 +1,95 @@
+"""LARS as an optimizer of torch: saved state, types, skipped parameters, no wait for the device."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from relic.optim import Lars, build_optimizer, set_learning_rate
+
+
+def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
+    for step in steps:
+        set_learning_rate(optimizer, 0.1 + step)
+        optimizer.zero_grad()
+        inputs = torch.randn(8, 3, generator=torch.Generator().manual_seed(step))
+        module(inputs).square().mean().backward()
+        optimizer.step()
+
+
+def test_a_saved_state_continues_with_the_same_bits(tmp_path) -> None:
+    torch.manual_seed(0)
+    straight = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    resumed = copy.deepcopy(straight)
+    optimizer = build_optimizer("lars", straight, weight_decay=0.1)
+    train(straight, optimizer, range(6))
+
+    first = build_optimizer("lars", resumed, weight_decay=0.1)
+    train(resumed, first, range(3))
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second = build_optimizer("lars", resumed, weight_decay=0.7, momentum=0.5)
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    train(resumed, second, range(3, 6))
+    assert all(
+        torch.equal(mine, other)
+        for mine, other in zip(straight.parameters(), resumed.parameters(), strict=True)
+    )
+
+
+def test_parameters_without_gradient_stay() -> None:
+    used, unused = nn.Parameter(torch.ones(2, 2)), nn.Parameter(torch.ones(2, 2))
+    optimizer = Lars([used, unused], lr=1.0, weight_decay=0.1)
+    used.sum().backward()
+    optimizer.step()
+    assert torch.equal(unused, torch.ones(2, 2))
+    assert unused not in optimizer.state
+    assert not torch.equal(used, torch.ones(2, 2))
+
+
+def test_the_gradient_itself_is_not_changed() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    parameter.grad = torch.full((2, 2), 3.0)
+    Lars([parameter], lr=1.0, weight_decay=0.1).step()
+    assert torch.equal(parameter.grad, torch.full((2, 2), 3.0))
+
+
+def test_bfloat16_norms_are_summed_in_float32() -> None:
+    # 65,536 ones: a sum of squares in bfloat16 stops at 256, where adding 1 rounds away.
+    parameter = nn.Parameter(torch.ones(256, 256, dtype=torch.bfloat16))
+    parameter.grad = torch.full_like(parameter, 2.0)
+    Lars([parameter], lr=1.0, trust_coefficient=0.5).step()
+    assert torch.equal(parameter, torch.full_like(parameter, 0.5))
+
+
+def test_a_closure_is_evaluated_with_gradients() -> None:
+    parameter = nn.Parameter(torch.ones(2, 2))
+    optimizer = Lars([parameter], lr=1.0)
+
+    def closure() -> float:
+        loss = parameter.square().sum()
+        loss.backward()
+        return loss.item()
+
+    assert optimizer.step(closure) == 4.0
+    assert not torch.equal(parameter, torch.ones(2, 2))
+
+
+def test_a_step_waits_for_no_device() -> None:
+    # Fake tensors have no values: whatever reads one on the host raises.
+    with FakeTensorMode():
+        module = nn.Linear(3, 2)
+        optimizer = build_optimizer("lars", module, weight_decay=0.1)
+        set_learning_rate(optimizer, 1.0)
+        for _ in range(2):
+            module(torch.ones(4, 3)).sum().backward()
+            optimizer.step()
+
+
+@pytest.mark.parametrize("setting", ["lr", "momentum", "weight_decay", "trust_coefficient"])
+def test_negative_settings_are_named(setting: str) -> None:
+    with pytest.raises(ValueError, match=f"LARS {setting}=-1 is negative: use 0 or more"):
+        Lars([nn.Parameter(torch.ones(1))], **{setting: -1})
