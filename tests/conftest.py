@@ -32,4 +32,6 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         try:
             importlib.import_module(EXTRA_MODULES[marker.args[0]])
         except ImportError as error:
-            pytest.skip(f"extra {marker.args[0]} does not import: {error}")
+            required = os.environ.get("RELIC_REQUIRED_EXTRAS", "").split(",")
+            outcome = pytest.fail if marker.args[0] in required else pytest.skip
+            outcome(f"extra {marker.args[0]} does not import: {error}")

@@ -1,0 +1,38 @@
+# `make demo` and `make test` each do all the set-up in .venv: a fresh machine needs Python and pip only.
+
+PYTHON ?= python3
+EXTRAS ?= dev
+VENV := .venv
+RELIC := $(VENV)/bin/relic
+DEMO := runs/demo-data
+
+.PHONY: demo test lint clean
+
+demo: $(VENV)/demo-ready
+	$(RELIC) data synthetic $(DEMO) --train 4000 --test 1000
+	$(RELIC) data convert $(DEMO)/train $(DEMO)/train.beton --overwrite
+	$(RELIC) data convert $(DEMO)/test $(DEMO)/test.beton --overwrite
+	$(RELIC) data convert $(DEMO)/test_shifted $(DEMO)/test_shifted.beton --overwrite
+	$(RELIC) masks infer $(DEMO)/train.beton --out $(DEMO)/train.masks
+	rm -rf runs/demo
+	$(RELIC) pretrain demo --data $(DEMO)/train.beton --masks $(DEMO)/train.masks
+	$(RELIC) evaluate runs/demo --test test=$(DEMO)/test.beton --test test_shifted=$(DEMO)/test_shifted.beton
+	$(RELIC) report runs/demo
+
+test: $(VENV)/test-ready
+	$(VENV)/bin/python -m pytest
+
+clean:
+	rm -rf $(VENV) build *.egg-info
+
+# Debian's Python lacks ensurepip unless python3-venv is there; pip can then install itself into the environment.
+$(VENV)/bin/pip:
+	$(PYTHON) -m venv $(VENV) || ($(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV)/bin/python install pip)
+
+$(VENV)/demo-ready: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test-ready: pyproject.toml | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --editable '.[$(EXTRAS)]'
+	touch $@
