@@ -81,15 +81,11 @@ class Beton:
         self.path = Path(path)
         if not self.path.is_file():
             what = "is a folder, not a beton" if self.path.is_dir() else "no such file"
-            raise FileNotFoundError(
-                f"{self.path}: {what}; make a beton by `relic data convert SRC OUT.beton`"
-            )
+            raise FileNotFoundError(f"{self.path}: {what}; make a beton by `relic data convert SRC OUT.beton`")
         with open(self.path, "rb") as file:
             self._file_size = os.fstat(file.fileno()).st_size
             if self._file_size < HEADER.itemsize:
-                raise ValueError(
-                    f"{self.path}: not a beton ({self._file_size} bytes are less than its header)"
-                )
+                raise ValueError(f"{self.path}: not a beton ({self._file_size} bytes are less than its header)")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_tables()
@@ -105,13 +101,9 @@ class Beton:
     def _read_tables(self) -> None:
         header = self._array(HEADER, 1, 0)[0]
         if header["version"] != FORMAT_VERSION or int(header["page_size"]).bit_count() != 1:
-            raise ValueError(
-                f"{self.path}: not a beton (its header is not that of FFCV's format {FORMAT_VERSION})"
-            )
+            raise ValueError(f"{self.path}: not a beton (its header is not that of FFCV's format {FORMAT_VERSION})")
         if header["allocation_table"] == 0:
-            raise ValueError(
-                f"{self.path}: its writing was interrupted (no allocation table); convert it again"
-            )
+            raise ValueError(f"{self.path}: its writing was interrupted (no allocation table); convert it again")
         self.page_size = int(header["page_size"])
         self.num_images = int(header["num_samples"])
 
@@ -119,9 +111,7 @@ class Beton:
         type_ids = [int(type_id) for type_id in fields["type_id"]]
         unknown = [i for i in type_ids if i not in _COLUMNS]
         if unknown:
-            raise ValueError(
-                f"{self.path}: has a custom field (type {unknown[0]}), whose size only its author knows"
-            )
+            raise ValueError(f"{self.path}: has a custom field (type {unknown[0]}), whose size only its author knows")
         if IMAGE_ID not in type_ids:
             raise ValueError(f"{self.path}: has no image field, only the types {type_ids}")
         rows = self._array(sample_dtype(type_ids), self.num_images, HEADER.itemsize + fields.nbytes)
@@ -137,9 +127,7 @@ class Beton:
             self.labels = np.full(self.num_images, -1, np.int64)
         self.payload_sizes = self._sizes_of(self._pointers, int(header["allocation_table"]))
         if (self.payload_sizes[self._raw] != 3 * (self.heights * self.widths)[self._raw]).any():
-            raise ValueError(
-                f"{self.path}: damaged (a raw image has not height x width x 3 bytes); convert it again"
-            )
+            raise ValueError(f"{self.path}: damaged (a raw image has not height x width x 3 bytes); convert it again")
 
     def _sizes_of(self, pointers: np.ndarray, table: int) -> np.ndarray:
         allocations = self._array(ALLOCATION, max(self._file_size - table, 0) // ALLOCATION.itemsize, table)
@@ -148,14 +136,10 @@ class Beton:
         starts = allocations["pointer"].astype(np.int64)
         place = np.minimum(np.searchsorted(starts, pointers), len(starts) - 1)
         if self.num_images and (len(starts) == 0 or (starts[place] != pointers).any()):
-            raise ValueError(
-                f"{self.path}: truncated (its allocation table lacks images); copy or convert it again"
-            )
+            raise ValueError(f"{self.path}: truncated (its allocation table lacks images); copy or convert it again")
         sizes = allocations["size"].astype(np.int64)[place]
         if (pointers + sizes > self._file_size).any():
-            raise ValueError(
-                f"{self.path}: damaged (an image lies beyond the end of the file); convert it again"
-            )
+            raise ValueError(f"{self.path}: damaged (an image lies beyond the end of the file); convert it again")
         return sizes
 
     def _array(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:

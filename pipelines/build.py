@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -15,8 +16,8 @@ from pipelines.contract import Loader
 from pipelines.loader import Source, TableLoader
 from saliency.store import MaskStore
 
-BACKENDS = ("fused", "reference", "ffcv", "synthetic")
 Backend = Literal["fused", "reference", "ffcv", "synthetic"]
+BACKENDS: tuple[str, ...] = get_args(Backend)
 
 
 def build_loader(
@@ -58,40 +59,23 @@ def build_loader(
         nearest = difflib.get_close_matches(str(backend), BACKENDS, 1) or [BACKENDS[0]]
         raise ValueError(f"backend {backend!r} is unknown: did you mean {nearest[0]!r}? (one of {', '.join(BACKENDS)})")
     source = open_source(data, recipe, masks=masks, plates=plates)
+    options: dict[str, Any] = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "rank": rank,
+        "world_size": world_size,
+        "num_threads": num_threads,
+        "prefetch": prefetch,
+        "shuffle": shuffle,
+        "drop_last": drop_last,
+        "device": device,
+    }
     if backend == "ffcv":
         from pipelines.backends.ffcv import FfcvLoader  # imports ffcv, which takes seconds
 
-        return FfcvLoader(
-            source,
-            recipe,
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            num_threads=num_threads,
-            prefetch=prefetch,
-            shuffle=shuffle,
-            drop_last=drop_last,
-            device=device,
-        )
-    from pipelines.backends import fused, reference, synthetic
-
-    render = {"fused": fused, "reference": reference, "synthetic": synthetic}[backend].renderer(recipe)
-    return TableLoader(
-        source,
-        recipe,
-        render,
-        batch_size=batch_size,
-        seed=seed,
-        rank=rank,
-        world_size=world_size,
-        num_threads=num_threads,
-        prefetch=prefetch,
-        shuffle=shuffle,
-        drop_last=drop_last,
-        device=device,
-        on_corrupt=on_corrupt,
-    )
+        return FfcvLoader(source, recipe, **options)
+    renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
+    return TableLoader(source, recipe, renderer(recipe), on_corrupt=on_corrupt, **options)
 
 
 def open_source(

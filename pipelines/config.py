@@ -55,9 +55,7 @@ class PhotometricConfig:
     """Chance of solarizing (inverting what is above one half) in odd and even views."""
 
 
-NO_PHOTOMETRIC = PhotometricConfig(
-    flip=0.0, jitter_chance=0.0, grayscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0)
-)
+NO_PHOTOMETRIC = PhotometricConfig(flip=0.0, jitter_chance=0.0, grayscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0))
 FLIP_ONLY = PhotometricConfig(jitter_chance=0.0, grayscale=0.0, blur=(0.0, 0.0), solarize=(0.0, 0.0))
 
 

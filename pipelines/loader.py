@@ -180,9 +180,7 @@ class TableLoader:
         pin = self.device.type == "cuda"
 
         def buffers(count: int, size: int) -> list[torch.Tensor]:
-            return [
-                torch.empty((len(indices), size, size, 3), dtype=torch.uint8, pin_memory=pin) for _ in range(count)
-            ]
+            return [torch.empty((len(indices), size, size, 3), dtype=torch.uint8, pin_memory=pin) for _ in range(count)]
 
         batch = Batch(
             index=torch.from_numpy(indices.copy()),

@@ -93,8 +93,10 @@ def draw(
     first = 0
     for crop in (recipe.large, recipe.small):
         span = slice(first, first + crop.count)
-        boxes = _center_boxes(crop, heights, widths) if crop.placement == "center" else _random_boxes(
-            crop, heights, widths, area[:, span], ratio[:, span], position[:, span]
+        boxes = (
+            _center_boxes(crop, heights, widths)
+            if crop.placement == "center"
+            else _random_boxes(crop, heights, widths, area[:, span], ratio[:, span], position[:, span])
         )
         for name, value in zip(("top", "left", "height", "width"), boxes, strict=True):
             table[name][:, span] = value

@@ -51,7 +51,9 @@ class Progress:
         elif not self.quiet and time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
             self._print_line()
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         if self._bar is not None:
             self._bar.stop()
         elif not self.quiet and kind is None and self.done:

@@ -23,9 +23,7 @@ def _relicv2(recipe: str, *, backbone: str, epochs: int) -> RunConfig:
         recipe=recipe,
         duration=f"{epochs}ep",
         model=ModelConfig(backbone=backbone),
-        optim=OptimConfig(
-            base_learning_rate=base_learning_rate, weight_decay=weight_decay, target_decay=target_decay
-        ),
+        optim=OptimConfig(base_learning_rate=base_learning_rate, weight_decay=weight_decay, target_decay=target_decay),
         checkpoint=CheckpointConfig(keep_every=f"{epochs // 10}ep"),
     )
 

@@ -86,9 +86,7 @@ def duration_steps(duration: str, *, num_images: int, batch_size: int, total_ste
     number, unit = Fraction(match[1]), match[2]
     if unit == "st":
         if number.denominator != 1:
-            raise ValueError(
-                f"duration {duration!r} is no whole number: did you mean '{math.ceil(number)}st'?"
-            )
+            raise ValueError(f"duration {duration!r} is no whole number: did you mean '{math.ceil(number)}st'?")
         return int(number)
     if unit == "im":
         return math.ceil(number / batch_size)

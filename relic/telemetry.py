@@ -92,7 +92,9 @@ class _Pause:
 def console_line(record: dict[str, Any], plan: Plan, stats: dict[str, float]) -> str:
     """Return the one line that a person reads, with a hint where the loader holds the run up."""
     parts = [f"step {record['step']:>6,}/{plan.total_steps:,}", f"epoch {record['epoch']:.2f}"]
-    parts += [f"{name} {record[name]:.4f}" for name in ("loss", "contrastive", "invariance", "accuracy") if name in record]
+    parts += [
+        f"{name} {record[name]:.4f}" for name in ("loss", "contrastive", "invariance", "accuracy") if name in record
+    ]
     parts.append(f"lr {record['learning_rate']:.2e}")
     if "target_decay" in record:
         parts.append(f"ema {record['target_decay']:.4f}")
@@ -107,7 +109,9 @@ def console_line(record: dict[str, Any], plan: Plan, stats: dict[str, float]) ->
     if record["data_wait"] > LOADER_BOUND_SHARE:
         stages = {name: stats[name] for name in ("decode", "render") if name in stats}
         slowest = max(stages, key=lambda name: stages[name], default="")
-        share = f" ({slowest} takes {stages[slowest] / sum(stages.values()):.0%} of the workers' time)" if slowest else ""
+        share = (
+            f" ({slowest} takes {stages[slowest] / sum(stages.values()):.0%} of the workers' time)" if slowest else ""
+        )
         line += f"\n  loader-bound{share}: raise --loader.num-threads if cores are idle"
     return line
 
@@ -130,7 +134,9 @@ def environment(world: World) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": _device_name(world),
         "world_size": world.world_size,
-        "versions": {name: _version(name) for name in ("relicv2", "torch", "torchvision", "numpy", "numba", "simplejpeg")},
+        "versions": {
+            name: _version(name) for name in ("relicv2", "torch", "torchvision", "numpy", "numba", "simplejpeg")
+        },
         "commit": commit(),
     }
 

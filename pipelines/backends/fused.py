@@ -49,7 +49,7 @@ def render_view(
     if mask is None and not _has_photometric(row, recipe):
         output[...] = resized
         return
-    view = resized.astype(np.float32)
+    view = resized.astype(np.float32, order="C")
     if mask is not None:
         behind = np.array(recipe.background.fill, np.uint8) if plate is None else plate
         background.fused(view, row, mask, behind, image.shape[0], image.shape[1])

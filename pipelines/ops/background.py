@@ -25,9 +25,7 @@ def reference(view: torch.Tensor, cover: torch.Tensor, background: torch.Tensor)
     return background + cover * (view - background)
 
 
-def reference_cover(
-    mask: torch.Tensor, row: np.void, size: int, image_height: int, image_width: int
-) -> torch.Tensor:
+def reference_cover(mask: torch.Tensor, row: np.void, size: int, image_height: int, image_width: int) -> torch.Tensor:
     """Sample a bool mask [h, w] that spans the image at the pixels of the row's view; float32 [size, size]."""
     high, wide = mask.shape
     y = _sample_positions(row["top"], row["height"], size, image_height, high)

@@ -121,7 +121,9 @@ def _jitter(view, order, brightness, contrast, saturation, hue, official):  # pr
         if operation == BRIGHTNESS:
             if official:
                 if brightness != 0:
-                    _scale_shift(pixels, np.float32(1), np.float32(255) * brightness, np.float32(0), np.float32(0), True)
+                    _scale_shift(
+                        pixels, np.float32(1), np.float32(255) * brightness, np.float32(0), np.float32(0), True
+                    )
             elif brightness != 1:
                 _scale_shift(pixels, brightness, np.float32(0), np.float32(0), np.float32(0), True)
         elif operation == CONTRAST:

@@ -37,9 +37,7 @@ def pretrain(arguments: list[str]) -> int:
         print("relic pretrain: error: the recipe comes first: relic pretrain RECIPE --data FILE.beton", file=sys.stderr)
         return 2
     recipe = recipes.get(arguments[0])
-    status, chosen = parse(
-        Pretrain, arguments[1:], prog=f"relic pretrain {arguments[0]}", default=Pretrain(run=recipe)
-    )
+    status, chosen = parse(Pretrain, arguments[1:], prog=f"relic pretrain {arguments[0]}", default=Pretrain(run=recipe))
     if chosen is None:
         return status
     if chosen.dry_run:
