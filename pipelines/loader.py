@@ -127,7 +127,7 @@ class TableLoader:
         for name, own in (("version", STATE_VERSION), ("seed", self.seed), ("num_images", self.num_images)):
             if state[name] != own:
                 raise ValueError(
-                    f"loader state has {name} {state[name]}, this loader {own}: resume with the data and seed of the run"
+                    f"loader state has {name} {state[name]}, this loader {own}: resume with the run's own data and seed"
                 )
         self.epoch, self.position = state["epoch"], state["position"]
 
