@@ -55,13 +55,13 @@ def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None) ->
     macs += views.large.count * large.macs if is_relic else 0
     equivalents = macs / (3 * RESNET50_MACS)
 
+    views_per_image = views.large.count + views.small.count
     source_images = plan.total_steps * plan.batch_size
     lines = [
         f"recipe            {config.recipe}: {config.model.backbone} on {config.data} ({plan.num_images:,} images)",
         f"steps             {plan.total_steps:,} of {plan.batch_size:,} images ({plan.steps_per_epoch:,} per epoch),"
         f" {plan.local_batch_size:,} on each of {world_size} processes",
-        f"images            {source_images:,} source images, {source_images * (views.large.count + views.small.count):,}"
-        " views",
+        f"images            {source_images:,} source images, {source_images * views_per_image:,} views",
         f"learning rate     peak {plan.peak_learning_rate:.4g} after {plan.warmup_steps:,} steps ({config.optim.name})",
         f"memory            about {memory_bytes(config, plan.local_batch_size, large, small) / 2**30:.1f} GiB per"
         f" process (weights, optimizer, target, activations in {config.precision})",

@@ -50,7 +50,7 @@ def make_plan(config: RunConfig, *, num_images: int, world_size: int) -> Plan:
 
     total = steps("duration", config.duration, None)
     warmup = steps("optim.warmup", config.optim.warmup, total)
-    if not 0 < total:
+    if total < 1:
         raise ValueError(f"duration={config.duration} is no step at all")
     if warmup > total:
         raise ValueError(

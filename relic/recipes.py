@@ -31,7 +31,8 @@ def _relicv2(recipe: str, *, backbone: str, epochs: int) -> RunConfig:
 def relicv2_r50_100ep() -> RunConfig:
     """ResNet-50, 100 epochs, batch 4096.
 
-    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_100ep --data imagenet.beton --masks imagenet.masks
+    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_100ep --data imagenet.beton
+        --masks imagenet.masks
     Paper: no number at 100 epochs. Not yet run on ImageNet by us.
     """
     return _relicv2("relicv2_r50_100ep", backbone="resnet50", epochs=100)
@@ -40,7 +41,8 @@ def relicv2_r50_100ep() -> RunConfig:
 def relicv2_r50_300ep() -> RunConfig:
     """ResNet-50, 300 epochs, batch 4096.
 
-    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_300ep --data imagenet.beton --masks imagenet.masks
+    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_300ep --data imagenet.beton
+        --masks imagenet.masks
     Paper: no number at 300 epochs. Not yet run on ImageNet by us.
     """
     return _relicv2("relicv2_r50_300ep", backbone="resnet50", epochs=300)
@@ -49,7 +51,8 @@ def relicv2_r50_300ep() -> RunConfig:
 def relicv2_r50_1000ep() -> RunConfig:
     """ResNet-50, 1000 epochs, batch 4096: the paper's main result.
 
-    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_1000ep --data imagenet.beton --masks imagenet.masks
+    COMMAND: torchrun --nproc-per-node 8 -m relic pretrain relicv2_r50_1000ep --data imagenet.beton
+        --masks imagenet.masks
     Paper: linear top-1 77.1, kNN 70.5 (supervised 76.5). Not yet run on ImageNet by us.
     """
     return _relicv2("relicv2_r50_1000ep", backbone="resnet50", epochs=1000)

@@ -17,6 +17,7 @@ from pipelines.contract import Loader
 from relic.distributed import World
 from relic.plan import Plan
 
+VERSIONED = ("relicv2", "torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless")
 LOADER_BOUND_SHARE = 0.2  # of the wall time spent waiting for views, above which the console says so
 
 
@@ -92,9 +93,8 @@ class _Pause:
 def console_line(record: dict[str, Any], plan: Plan, stats: dict[str, float]) -> str:
     """Return the one line that a person reads, with a hint where the loader holds the run up."""
     parts = [f"step {record['step']:>6,}/{plan.total_steps:,}", f"epoch {record['epoch']:.2f}"]
-    parts += [
-        f"{name} {record[name]:.4f}" for name in ("loss", "contrastive", "invariance", "accuracy") if name in record
-    ]
+    losses = ("loss", "contrastive", "invariance", "accuracy")
+    parts += [f"{name} {record[name]:.4f}" for name in losses if name in record]
     parts.append(f"lr {record['learning_rate']:.2e}")
     if "target_decay" in record:
         parts.append(f"ema {record['target_decay']:.4f}")
@@ -134,9 +134,7 @@ def environment(world: World) -> dict[str, Any]:
         "cores": os.cpu_count(),
         "device": _device_name(world),
         "world_size": world.world_size,
-        "versions": {
-            name: _version(name) for name in ("relicv2", "torch", "torchvision", "numpy", "numba", "simplejpeg")
-        },
+        "versions": {name: _version(name) for name in VERSIONED},
         "commit": commit(),
     }
 

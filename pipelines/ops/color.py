@@ -121,11 +121,10 @@ def _jitter(view, order, brightness, contrast, saturation, hue, official):  # pr
         if operation == BRIGHTNESS:
             if official:
                 if brightness != 0:
-                    _scale_shift(
-                        pixels, np.float32(1), np.float32(255) * brightness, np.float32(0), np.float32(0), True
-                    )
+                    shift = np.float32(255) * brightness
+                    _scale_shift(pixels, np.float32(1), shift, shift, shift)
             elif brightness != 1:
-                _scale_shift(pixels, brightness, np.float32(0), np.float32(0), np.float32(0), True)
+                _scale_shift(pixels, brightness, np.float32(0), np.float32(0), np.float32(0))
         elif operation == CONTRAST:
             if contrast != 1:
                 _contrast(pixels, contrast, official)
@@ -145,13 +144,8 @@ def _clamp(value):  # pragma: no cover - compiled
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"})
-def _scale_shift(pixels, scale, red, green, blue, same):  # pragma: no cover - compiled
-    """pixels <- clamp(scale * pixels + shift), one shift per channel or `red` for all."""
-    if same:
-        flat = pixels.reshape(-1)
-        for i in range(flat.size):
-            flat[i] = _clamp(scale * flat[i] + red)
-        return
+def _scale_shift(pixels, scale, red, green, blue):  # pragma: no cover - compiled
+    """pixels <- clamp(scale * pixels + shift), one shift per channel."""
     for i in range(len(pixels)):
         pixels[i, 0] = _clamp(scale * pixels[i, 0] + red)
         pixels[i, 1] = _clamp(scale * pixels[i, 1] + green)
@@ -169,7 +163,7 @@ def _contrast(pixels, factor, official):  # pragma: no cover - compiled
     if not official:
         red = green = blue = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
     rest = np.float32(1) - factor
-    _scale_shift(pixels, factor, rest * np.float32(red), rest * np.float32(green), rest * np.float32(blue), False)
+    _scale_shift(pixels, factor, rest * np.float32(red), rest * np.float32(green), rest * np.float32(blue))
 
 
 @numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz", "arcp"})
