@@ -93,9 +93,10 @@ class Beton:
             self._map.close()
             raise
         classes = classes_path(self.path)
-        self.class_names: list[str] | None = (
-            classes.read_text(encoding="utf-8").splitlines() if classes.is_file() else None
-        )
+        self.class_names: list[str] | None = None
+        if classes.is_file():
+            text = classes.read_text(encoding="utf-8", errors="surrogateescape")
+            self.class_names = text.removesuffix("\n").split("\n")
         self._fingerprint: str | None = None
 
     def _read_tables(self) -> None:

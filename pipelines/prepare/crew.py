@@ -1,0 +1,124 @@
+"""Many workers, one file: who treats which chunk, and where each chunk's payload begins."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+from pipelines.prepare.chunk import Treated, serve, treat
+from pipelines.prepare.images import Treatment
+from pipelines.prepare.journal import Finished
+from pipelines.prepare.sources import Source, SourceReader
+from pipelines.prepare.writer import place
+
+Chunks = Sequence[Sequence[Source]]
+# A worker treats its next chunk while the last one waits for its place.
+CHUNKS_PER_WORKER = 2
+
+
+def convert_alone(
+    chunks: Chunks, first: int, *, position: int, partial: Path, treatment: Treatment
+) -> Iterator[Finished]:
+    """Treat and write the chunks from number `first` on in this process."""
+    reader = SourceReader()
+    try:
+        with open(partial, "r+b", buffering=0) as file:
+            for number in range(first, len(chunks)):
+                treated: Treated = treat(chunks[number], treatment, reader=reader, spill_folder=partial.parent)
+                crc = treated.write(file.fileno(), position, treatment.page_size)
+                yield Finished(number, position, treated.rows, treated.rejected, crc)
+                _, position = place(position, treated.sizes, treatment.page_size)
+    finally:
+        reader.close()
+
+
+def convert_together(
+    chunks: Chunks, first: int, *, position: int, partial: Path, treatment: Treatment, workers: int
+) -> Iterator[Finished]:
+    """Treat and write the chunks from number `first` on in `workers` processes; yields them in order.
+
+    A chunk's place depends on the sizes before it, so workers report sizes, get their places in order of
+    the chunks, and write at the same time. Raises OSError where a worker fails or is killed.
+    """
+    with ExitStack() as stack:
+        crew = [stack.enter_context(_Worker(partial, treatment)) for _ in range(min(workers, len(chunks) - first))]
+        by_connection = {worker.connection: worker for worker in crew}
+        owners: dict[int, _Worker] = {}
+        treated: dict[int, tuple[list, list]] = {}
+        placed: dict[int, Finished] = {}
+        crcs: dict[int, int] = {}
+        next_treat = next_place = next_yield = first
+
+        while next_yield < len(chunks):
+            for worker in crew:
+                # Chunks go to idle workers only: both ends of a full pipe sending would wait for ever.
+                if next_treat < len(chunks) and not worker.treating and worker.chunks < CHUNKS_PER_WORKER:
+                    worker.send(("treat", next_treat, chunks[next_treat]))
+                    worker.treating, worker.chunks = True, worker.chunks + 1
+                    owners[next_treat] = worker
+                    next_treat += 1
+            for connection in wait(list(by_connection)):
+                worker = by_connection[connection]  # type: ignore[index]
+                what, number, *rest = worker.receive()
+                if what == "failed":
+                    raise OSError(number, *rest)
+                if what == "treated":
+                    worker.treating = False
+                    treated[number] = (rest[0], rest[1])
+                else:
+                    worker.chunks -= 1
+                    crcs[number] = rest[0]
+            while next_place in treated:
+                rows, rejected = treated.pop(next_place)
+                owners.pop(next_place).send(("write", next_place, position))
+                placed[next_place] = Finished(next_place, position, rows, rejected, 0)
+                _, position = placed[next_place].place(treatment.page_size)
+                next_place += 1
+            while next_yield in crcs:
+                yield placed.pop(next_yield)._replace(crc=crcs.pop(next_yield))
+                next_yield += 1
+
+
+class _Worker:
+    """A process and the pipe to it."""
+
+    def __init__(self, partial: Path, treatment: Treatment):
+        # Spawned: a forked child would hold the other workers' pipes open and never notice a parent's death.
+        context = multiprocessing.get_context("spawn")
+        self.connection: Connection
+        self.connection, theirs = context.Pipe()
+        self._process: SpawnProcess = context.Process(target=serve, args=(theirs, partial, treatment), daemon=True)
+        self._process.start()
+        theirs.close()
+        self.treating = False
+        self.chunks = 0
+
+    def send(self, message: tuple) -> None:
+        try:
+            self.connection.send(message)
+        except OSError:
+            raise self._died() from None
+
+    def receive(self) -> tuple:
+        try:
+            return self.connection.recv()
+        except (EOFError, OSError):
+            raise self._died() from None
+
+    def _died(self) -> OSError:
+        self._process.join(timeout=5)
+        code = self._process.exitcode or 0
+        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
+        return ChildProcessError(f"a worker {how}; what is finished is kept, run the same command again to continue")
+
+    def __enter__(self) -> _Worker:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.connection.close()
+        self._process.terminate()
+        self._process.join()
