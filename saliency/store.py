@@ -46,9 +46,7 @@ class MaskStore:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(
-                f"{self.path}: no such mask store; make it by `relic masks infer FILE.beton`"
-            )
+            raise FileNotFoundError(f"{self.path}: no such mask store; make it by `relic masks infer FILE.beton`")
         with open(self.path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
             if size < BLOCK:
@@ -127,9 +125,7 @@ class MaskStoreWriter:
 
     def __init__(self, path: str | Path, num_images: int, fingerprint: str):
         if not fingerprint.isascii() or len(fingerprint) > HEADER["fingerprint"].itemsize:
-            raise ValueError(
-                f"{path}: fingerprint {fingerprint!r} is no hash of at most 128 ASCII characters"
-            )
+            raise ValueError(f"{path}: fingerprint {fingerprint!r} is no hash of at most 128 ASCII characters")
         self.path = Path(path)
         self._num_images = num_images
         self._absent = np.ones(num_images, np.bool_)

@@ -164,9 +164,8 @@ def _print_summary(summary: Summary) -> None:
 
 
 def _print_facts(facts: dict[str, Any]) -> None:
-    print(
-        f"{facts['path']}: {facts['images']:,} images, {facts['bytes']:,} bytes, pages of {facts['page_size'] >> 20} MiB"
-    )
+    pages = facts["page_size"] >> 20
+    print(f"{facts['path']}: {facts['images']:,} images, {facts['bytes']:,} bytes in pages of {pages} MiB")
     if facts["class_sizes"]:
         least, median, most = facts["class_sizes"]
         print(f"classes     {facts['classes']:,}, of {least:,} to {most:,} images (median {median:,.0f})")
