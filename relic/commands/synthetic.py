@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 
 def synthetic(
-    out: tyro.conf.Positional[Path],
+    out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
     train: int = 5000,
     test: int = 1000,
     seed: int = 0,
@@ -34,6 +35,8 @@ def synthetic(
     from pipelines.datasets.synthetic import SPLITS, write_dataset
     from relic.console import Progress
 
+    if min(train, test) < 1:
+        raise ValueError(f"--train {train} --test {test}: give at least 1 of each")
     workers = (os.cpu_count() or 1) if workers is None else workers
     numbers = {"train": train, "test": test, "test_shifted": test}
     start = time.perf_counter()
