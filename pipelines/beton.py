@@ -89,8 +89,8 @@ class Beton:
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_tables()
-        except BaseException:
-            self._map.close()
+        except ValueError:
+            self.close()
             raise
         classes = classes_path(self.path)
         self.class_names: list[str] | None = None

@@ -98,7 +98,7 @@ class MaskStore:
 
     def close(self) -> None:
         """Unmap the file; arrays that are still held keep the memory alive until they go."""
-        del self.absent, self._packed
+        self.absent, self._packed = np.zeros(0, np.bool_), np.zeros((0, MASK_BYTES), np.uint8)
         try:
             self._map.close()
         except BufferError:
