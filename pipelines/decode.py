@@ -38,13 +38,13 @@ def fused(beton: Beton, index: int) -> np.ndarray:
     """Decode with libjpeg-turbo (accurate DCT, smooth upsampling: the same pixels as the reference).
 
     Returns:
-        uint8 [H, W, 3], valid until this thread decodes again; raw samples are a view of the file.
+        uint8 [H, W, 3], valid until this thread decodes again.
 
     Raises:
         ValueError: the sample is corrupt; names the index and the file.
     """
     if not beton.is_jpeg(index):
-        return beton.pixels(index)
+        return beton.pixels(index).copy()  # torch refuses to look at the file's own, read-only pages
     size = int(beton.heights[index]) * int(beton.widths[index]) * 3
     buffer = getattr(_thread, "buffer", None)
     if buffer is None or len(buffer) < size:

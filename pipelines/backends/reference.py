@@ -65,7 +65,7 @@ def render_view(
         if plate is None:
             behind = torch.tensor(recipe.background.fill, dtype=torch.float32).view(3, 1, 1) / 255
         else:
-            behind = background.reference_plate(torch.from_numpy(plate), size)
+            behind = background.reference_plate(torch.tensor(plate), size)  # a copy: plates are read-only pages
         view = background.reference(view, cover, behind)
     view = color.reference_jitter(view, row, recipe.photometric.jitter)
     if row["gray"]:
