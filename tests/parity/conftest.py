@@ -58,7 +58,7 @@ class Agreement:
 FIGURES = Agreement()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def agreement() -> Agreement:
     """Return the table that all parity tests of views write into."""
     return FIGURES
