@@ -132,6 +132,9 @@ def _decode_and_store(data: bytes, treatment: Treatment, orientation: int | None
         remade = larger or (treatment.max_side is not None and orientation != 1)
         if not remade:
             _check_page(3 * image.width * image.height, "its pixels take", treatment)
+        if image.format == "PNG":
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as again:
+                again.verify()  # decoding alone does not look at the checksums of pixel data
         image.load()
         pixels = _without_alpha(image)
     if larger and treatment.max_side is not None:
