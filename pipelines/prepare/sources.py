@@ -37,6 +37,7 @@ class Source(NamedTuple):
     size: int
     label: int
     method: int
+    crc: int
     stamp: int
 
     def describe(self) -> str:
@@ -86,6 +87,7 @@ class _Found(NamedTuple):
     offset: int
     size: int
     method: int
+    crc: int
     stamp: int
     implied: str | None
 
@@ -150,7 +152,7 @@ def _walk(root: Path) -> Iterator[_Found]:
                 except FileNotFoundError:  # a broken link is a file that cannot be read, not one that is not there
                     status = entry.stat(follow_symlinks=False)
                 if stat.S_ISREG(status.st_mode) or entry.is_symlink():
-                    yield _Found(str(root), path, _WHOLE_FILE, status.st_size, 0, status.st_mtime_ns, None)
+                    yield _Found(str(root), path, _WHOLE_FILE, status.st_size, 0, -1, status.st_mtime_ns, None)
 
 
 def _archive_files(archives: list[Path], source: Path) -> list[_Found]:
@@ -197,7 +199,7 @@ def _tar_member(path: Path, member: tarfile.TarInfo, stamp: int, implied: str | 
     if member.issparse():
         raise ValueError(f"{path}: {member.name} is a sparse member, which is not read; make the tar without --sparse")
     name = str(PurePosixPath(member.name))
-    return _Found(str(path), name, member.offset_data, member.size, 0, stamp, implied)
+    return _Found(str(path), name, member.offset_data, member.size, 0, -1, stamp, implied)
 
 
 def _zip_files(path: Path) -> list[_Found]:
@@ -211,8 +213,18 @@ def _zip_files(path: Path) -> list[_Found]:
                 if member.flag_bits & 1 or member.compress_type not in _ZIP_METHODS:
                     what = f"{member.filename} is encrypted, or neither stored nor deflated"
                     raise ValueError(f"{path}: {what}; unpack the zip into a folder")
-                size, method = member.compress_size, member.compress_type
-                found.append(_Found(str(path), member.filename, member.header_offset, size, method, stamp, None))
+                found.append(
+                    _Found(
+                        container=str(path),
+                        path=str(PurePosixPath(member.filename)),
+                        offset=member.header_offset,
+                        size=member.compress_size,
+                        method=member.compress_type,
+                        crc=member.CRC,
+                        stamp=stamp,
+                        implied=None,
+                    )
+                )
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path}: not a readable zip ({error}); copy it again") from None
     return found
@@ -253,7 +265,7 @@ def _shared_folder(paths: list[list[str]]) -> int:
 
 
 def _source(found: _Found, label: int) -> Source:
-    return Source(found.container, found.path, found.offset, found.size, label, found.method, found.stamp)
+    return Source(found.container, found.path, found.offset, found.size, label, found.method, found.crc, found.stamp)
 
 
 class SourceReader:
@@ -263,9 +275,11 @@ class SourceReader:
         self._open: OrderedDict[str, int] = OrderedDict()
 
     def read(self, source: Source) -> bytes:
-        """Give the whole file; OSError where it cannot be read, ValueError where it is cut, damaged or
-        changed.
+        """Give the whole file; OSError where it cannot be read, ValueError where it is cut, damaged, changed or
+        huge.
         """
+        if source.size > MAX_FILE_BYTES:
+            raise ValueError(f"it has {source.size:,} bytes, more than any image")
         if source.offset == _WHOLE_FILE:
             with open(os.path.join(source.container, source.name), "rb", buffering=0) as file:
                 data = file.read()
@@ -287,8 +301,10 @@ class SourceReader:
                 data = inflate.decompress(data, MAX_FILE_BYTES)
             except zlib.error as error:
                 raise ValueError(f"the archive is damaged ({error})") from None
-            if not inflate.eof:
-                raise ValueError(f"the archive is damaged, or holds more than {MAX_FILE_BYTES:,} bytes of it")
+            if inflate.unconsumed_tail:
+                raise ValueError(f"it unfolds to more than {MAX_FILE_BYTES:,} bytes, more than any image")
+        if source.crc >= 0 and zlib.crc32(data) != source.crc:
+            raise ValueError("the archive is damaged (checksum)")
         return data
 
     def _descriptor(self, container: str) -> int:
