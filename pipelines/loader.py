@@ -18,13 +18,12 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipelines import sampler, views
+from pipelines import views
 from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
+from pipelines.position import Position
 from saliency.store import MaskStore
-
-STATE_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,78 +85,50 @@ class TableLoader:
         on_corrupt: Literal["raise", "skip"] = "raise",
     ):
         self.source, self.recipe, self.render = source, recipe, render
-        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
-        self.prefetch, self.shuffle, self.drop_last = max(prefetch, 1), shuffle, drop_last
-        self.device, self.on_corrupt = torch.device(device), on_corrupt
+        self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self.num_images = source.beton.num_images
-        self.epoch = self.position = 0
-        if drop_last and len(self) == 0:
-            raise ValueError(
-                f"{source.beton.path} has {self.num_images} images, fewer than one batch of"
-                f" {batch_size * world_size} (batch_size): lower batch_size"
-            )
+        self.position = Position(
+            beton=source.beton,
+            batch_size=batch_size,
+            seed=seed,
+            rank=rank,
+            world_size=world_size,
+            shuffle=shuffle,
+            drop_last=drop_last,
+        )
         self._stats: dict[str, float] = {}
         self._stats_lock = threading.Lock()
         self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
 
     def __len__(self) -> int:
-        global_batch = self.batch_size * self.world_size
-        return self.num_images // global_batch if self.drop_last else -(-self.num_images // global_batch)
+        return self.position.epoch_batches()
 
     def set_epoch(self, epoch: int) -> None:
         """Go to the start of an epoch."""
-        self.epoch, self.position = epoch, 0
+        self.position.set_epoch(epoch)
 
     def state_dict(self) -> dict[str, Any]:
         """Return where the next batch starts, with what identifies the order it belongs to."""
-        return {
-            "version": STATE_VERSION,
-            "epoch": self.epoch,
-            "position": self.position,
-            "seed": self.seed,
-            "num_images": self.num_images,
-        }
+        return self.position.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a saved position.
-
-        Raises:
-            ValueError: the state is of another version, seed or number of images.
-        """
-        for name, own in (("version", STATE_VERSION), ("seed", self.seed), ("num_images", self.num_images)):
-            if state[name] != own:
-                raise ValueError(
-                    f"loader state has {name} {state[name]}, this loader {own}: resume with the run's own data and seed"
-                )
-        self.epoch, self.position = state["epoch"], state["position"]
+        """Go to a saved position; raises ValueError when it belongs to other data or another seed."""
+        self.position.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        indices = sampler.order(
-            self.num_images,
-            seed=self.seed,
-            epoch=self.epoch,
-            rank=self.rank,
-            world_size=self.world_size,
-            start=self.position,
-            shuffle=self.shuffle,
-        )
-        num_batches = len(self) - self.position // (self.batch_size * self.world_size)
+        waiting = deque(self.position.batches())
         pending: deque[_Pending] = deque()
-        submitted = 0
         try:
-            for _ in range(num_batches):
-                while submitted < num_batches and len(pending) < self.prefetch:
-                    first = submitted * self.batch_size
-                    pending.append(self._submit(indices[first : first + self.batch_size]))
-                    submitted += 1
+            while waiting or pending:
+                while waiting and len(pending) < self.prefetch:
+                    pending.append(self._submit(waiting.popleft()))
                 self._count("occupancy", sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
                 batch = self._wait(pending.popleft())
-                # The last batch of an evaluation pass may be short; the position never runs past the data set.
-                self.position = min(self.position + self.batch_size * self.world_size, self.num_images)
+                self.position.advance()
                 yield batch if self.device.type == "cpu" else batch.to(self.device)
         finally:
-            for waiting in pending:
-                for future in waiting.futures:
+            for abandoned in pending:
+                for future in abandoned.futures:
                     future.cancel()
 
     def stats(self) -> dict[str, float]:
@@ -201,8 +172,8 @@ class TableLoader:
         beton, masks = self.source.beton, self.source.masks
         rows = views.draw(
             self.recipe,
-            seed=self.seed,
-            epoch=self.epoch,
+            seed=self.position.seed,
+            epoch=self.position.epoch,
             indices=indices,
             heights=beton.heights[indices],
             widths=beton.widths[indices],
