@@ -15,7 +15,8 @@ from pipelines.ops.normalize import normalize
 from relic.evaluate.features import evaluation_mode
 from relic.models.twin import Twin
 
-# Below these the warnings speak. Measured on 512 images: see `health_warnings`.
+# Below these the warnings speak. Small runs on CIFAR-10 that learn stay at 0.44 to 0.98 and 24 to 63 from their tenth
+# step on; one at fifty times its learning rate had a projection_rankme of 1.07; one point has 0 and 1.
 LEAST_FEATURE_STD = 0.05
 LEAST_RANKME = 2.0
 
