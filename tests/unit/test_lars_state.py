@@ -10,6 +10,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from relic.optim import Lars, build_optimizer, set_learning_rate
+from relic.optim.lars import trust_ratio
 
 
 def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -35,8 +36,7 @@ def test_a_saved_state_continues_with_the_same_bits(tmp_path) -> None:
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     train(resumed, second, range(3, 6))
     assert all(
-        torch.equal(mine, other)
-        for mine, other in zip(straight.parameters(), resumed.parameters(), strict=True)
+        torch.equal(mine, other) for mine, other in zip(straight.parameters(), resumed.parameters(), strict=True)
     )
 
 
@@ -57,8 +57,14 @@ def test_the_gradient_itself_is_not_changed() -> None:
     assert torch.equal(parameter.grad, torch.full((2, 2), 3.0))
 
 
-def test_bfloat16_norms_are_summed_in_float32() -> None:
-    # 65,536 ones: a sum of squares in bfloat16 stops at 256, where adding 1 rounds away.
+def test_bfloat16_norms_are_computed_in_float32() -> None:
+    parameter = torch.ones(1, 3, dtype=torch.bfloat16)
+    ratio = trust_ratio(parameter, torch.tensor([[4.0, 0.0, 0.0]], dtype=torch.bfloat16), 1.0)
+    assert ratio.dtype == torch.float32
+    assert ratio.item() == pytest.approx(3**0.5 / 4, rel=1e-6)
+
+
+def test_bfloat16_parameters_are_updated() -> None:
     parameter = nn.Parameter(torch.ones(256, 256, dtype=torch.bfloat16))
     parameter.grad = torch.full_like(parameter, 2.0)
     Lars([parameter], lr=1.0, trust_coefficient=0.5).step()

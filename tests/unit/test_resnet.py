@@ -122,7 +122,8 @@ def test_zero_initialised_blocks_are_the_identity() -> None:
 
 def test_convolutions_start_he_normal_and_norms_with_torch_constants() -> None:
     network = ResNet(18)
-    weight = network.layer3[1].conv1.weight
+    weight = network.layer3[0].conv1.weight
+    assert weight.shape == (256, 128, 3, 3)
     assert weight.std().item() == pytest.approx((2 / (256 * 9)) ** 0.5, rel=0.02)
     assert {(norm.momentum, norm.eps) for norm in network.modules() if isinstance(norm, nn.BatchNorm2d)} == {
         (0.1, 1e-5)
@@ -152,9 +153,7 @@ def test_same_padding_applies_to_the_whole_network_and_keeps_its_keys() -> None:
     plain, same = randomized(ResNet(50, width=0.125)).eval(), ResNet(50, width=0.125, padding="same").eval()
     same.load_state_dict(plain.state_dict())
     assert not torch.allclose(plain(images(64)), same(images(64)))
-    strided = [
-        module for module in same.modules() if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
-    ]
+    strided = [module for module in same.modules() if isinstance(module, nn.Conv2d) and module.stride == (2, 2)]
     assert len(strided) == 7
     assert all(isinstance(module, SameConv2d) for module in strided)
     assert isinstance(same.maxpool, SameMaxPool2d)

@@ -36,9 +36,7 @@ def test_a_run_of_warmup_alone_ends_at_zero(step: int) -> None:
 
 @pytest.mark.parametrize("warmup_steps", [-1, 11])
 def test_a_warmup_that_does_not_fit_is_named(warmup_steps: int) -> None:
-    with pytest.raises(
-        ValueError, match=re.escape(f"warmup_steps={warmup_steps} is not in [0, total_steps=10]")
-    ):
+    with pytest.raises(ValueError, match=re.escape(f"warmup_steps={warmup_steps} is not in [0, total_steps=10]")):
         learning_rate(0, base=1.0, total_steps=10, warmup_steps=warmup_steps)
 
 
@@ -76,6 +74,7 @@ def test_learning_rate_scales_with_the_batch() -> None:
         ("4096im", 1),
         ("50%", 500),
         ("0.1%", 1),
+        ("0.05%", 1),
         ("33.3%", 333),
     ],
 )

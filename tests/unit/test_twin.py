@@ -44,7 +44,7 @@ def test_target_starts_as_a_copy_without_gradient_and_predictor() -> None:
     twin = small_twin()
     view = views()
     assert torch.equal(twin.target_forward(view), twin.online.projector(twin.online.backbone(view)))
-    assert not twin.target_forward(view).requires_grad
+    assert not twin.target_forward(view.requires_grad_()).requires_grad
     assert not any(parameter.requires_grad for parameter in twin.target.parameters())
     assert all(parameter.requires_grad for parameter in twin.online.parameters())
     assert twin.target.predictor is None
@@ -135,9 +135,7 @@ def compiled(module: nn.Module) -> nn.Module:
     return torch.compile(module, backend="eager")  # pyright: ignore[reportReturnType]
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda module: module, convert_to_sync, compiled], ids=["plain", "sync", "compiled"]
-)
+@pytest.mark.parametrize("wrap", [lambda module: module, convert_to_sync, compiled], ids=["plain", "sync", "compiled"])
 def test_frozen_statistics_normalise_by_the_batch_and_leave_no_trace(
     wrap: Callable[[nn.Module], nn.Module],
 ) -> None:
