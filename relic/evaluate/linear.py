@@ -16,6 +16,7 @@ from pipelines.build import Backend, build_loader
 from pipelines.config import supervised_views
 from relic.evaluate.config import LinearConfig
 from relic.evaluate.features import Features, embed, evaluation_mode
+from relic.weights import read_safetensors
 
 CACHED_UP_TO = 100_000
 LEAST_STEPS_PER_EPOCH = 16
@@ -338,3 +339,43 @@ def _epoch(
     for first in range(0, num_images - batch_size + 1, batch_size):
         span = slice(first, first + batch_size)
         yield order[span], sides[span]
+
+
+def save_head(head: Head, path: Path, metadata: dict[str, str]) -> None:
+    """Write a head as .safetensors, atomically.
+
+    Args:
+        head: what was trained.
+        path: replaced where it exists.
+        metadata: what the head belongs to: `step` and whatever a reader may want to know.
+    """
+    from safetensors.torch import save_file
+
+    own = {
+        "learning_rate": str(head.learning_rate),
+        "weight_decay": str(head.weight_decay),
+        "held_out_accuracy": "" if head.held_out_accuracy is None else str(head.held_out_accuracy),
+    }
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary, {**metadata, **own})
+    temporary.replace(path)
+
+
+def load_head(path: Path) -> tuple[Head, dict[str, str]]:
+    """Read what `save_head` wrote: the head and all metadata.
+
+    Raises:
+        ValueError: the file is damaged or no head.
+    """
+    tensors, metadata = read_safetensors(path)
+    try:
+        head = Head(
+            weight=tensors["weight"],
+            bias=tensors["bias"],
+            learning_rate=float(metadata["learning_rate"]),
+            weight_decay=float(metadata["weight_decay"]),
+            held_out_accuracy=float(metadata["held_out_accuracy"]) if metadata["held_out_accuracy"] else None,
+        )
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no linear head ({error!r}): remove it and run `relic evaluate` again") from None
+    return head, metadata
