@@ -59,7 +59,17 @@ def test_wrong_durations_and_sizes_name_the_field(tiny_beton, tmp_path, capsys):
         (["--batch-size", "4096"], "batch_size=4096 is larger than the data set"),
         (["--model.backbone", "resnet51"], "did you mean 'resnet50'"),
     ):
-        arguments = ["pretrain", "demo", "--data", str(tiny_beton), "--runs", str(tmp_path), "--batch-size", "4", *flags]
+        arguments = [
+            "pretrain",
+            "demo",
+            "--data",
+            str(tiny_beton),
+            "--runs",
+            str(tmp_path),
+            "--batch-size",
+            "4",
+            *flags,
+        ]
         assert main(arguments) == 1
         error = capsys.readouterr().err
         assert said in error

@@ -49,7 +49,9 @@ def write_hollow_beton(path: Path, num_images: int) -> None:
     payload = format_of.HEADER.itemsize + fields.nbytes + rows.nbytes
     rows["f0"] = np.array((format_of.JPEG, 500, 375, payload), format_of.IMAGE)
     rows["f1"] = np.arange(num_images) % 1000
-    header = np.array([(format_of.FORMAT_VERSION, 2, format_of.MIN_PAGE_SIZE, num_images, payload + 8)], format_of.HEADER)
+    header = np.array(
+        [(format_of.FORMAT_VERSION, 2, format_of.MIN_PAGE_SIZE, num_images, payload + 8)], format_of.HEADER
+    )
     allocation = np.array([(0, payload, 8)], format_of.ALLOCATION)
     path.write_bytes(header.tobytes() + fields.tobytes() + rows.tobytes() + bytes(8) + allocation.tobytes())
 

@@ -1,0 +1,100 @@
+"""One step does what it says: it learns, moves the target, and leaves what it must not touch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pipelines.contract import Batch
+from relic import recipes
+from relic.config import ModelConfig, OptimConfig, RunConfig
+from relic.distributed import World
+from relic.losses.negatives import draw_negatives
+from relic.models.twin import Twin
+from relic.state import TrainState, build_state
+from relic.step import train_step
+
+CPU = World(rank=0, world_size=1, local_world_size=1, device=torch.device("cpu"))
+MODEL = ModelConfig(backbone="resnet18x0.125", stem="cifar", projector_hidden=16, predictor_hidden=16, projection_dim=8)
+
+
+def a_config(recipe: str = "cifar10_r18", **changes) -> RunConfig:
+    config = replace(recipes.get(recipe), model=MODEL, optim=OptimConfig(name="sgd"), precision="float32")
+    return replace(config, **changes)
+
+
+def a_batch(images: int = 8, size: int = 16) -> Batch:
+    generator = torch.Generator().manual_seed(0)
+
+    def views(count: int, side: int) -> list[torch.Tensor]:
+        return [torch.randint(0, 256, (images, side, side, 3), generator=generator).byte() for _ in range(count)]
+
+    labels = torch.arange(images) % 3
+    return Batch(index=torch.arange(images), label=labels, large=views(2, size), small=views(2, size // 2))
+
+
+def steps(state: TrainState, config: RunConfig, count: int, *, rate: float = 0.05, decay: float = 0.9) -> list[float]:
+    negatives = torch.from_numpy(draw_negatives(8, 5, seed=0, step=0))
+    return [
+        float(train_step(state, a_batch(), negatives, config.loss, learning_rate=rate, target_decay=decay)["loss"])
+        for _ in range(count)
+    ]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("recipe", ["cifar10_r18", "supervised_r50"])
+def test_the_loss_falls_on_one_batch(recipe, precision):
+    config = a_config(recipe, precision=precision)
+    losses = steps(build_state(config, CPU, num_classes=3), config, 15)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_all_parameters_stay_float32_under_bfloat16():
+    config = a_config(precision="bfloat16")
+    state = build_state(config, CPU, num_classes=3)
+    steps(state, config, 1)
+    assert {parameter.dtype for parameter in state.model.parameters()} == {torch.float32}
+
+
+def test_the_target_moves_by_one_minus_decay_and_takes_no_gradient():
+    config = a_config()
+    state = build_state(config, CPU, num_classes=3)
+    assert isinstance(state.model, Twin)
+    before = state.model.target.backbone.conv1.weight.clone()
+    steps(state, config, 1, decay=0.75)
+    online, target = state.model.online.backbone.conv1.weight, state.model.target.backbone.conv1.weight
+    torch.testing.assert_close(target, 0.75 * before + 0.25 * online.detach())
+    assert not torch.equal(online, before)
+    assert all(parameter.grad is None for parameter in state.model.target.parameters())
+
+
+def test_running_statistics_come_from_large_views_only():
+    config = a_config()
+    states = [build_state(config, CPU, num_classes=3) for _ in range(2)]
+    batch = a_batch()
+    negatives = torch.from_numpy(draw_negatives(8, 5, seed=0, step=0))
+    for state, small in zip(states, (batch.small, [view.flip(0) // 2 for view in batch.small]), strict=True):
+        train_step(state, replace(batch, small=small), negatives, config.loss, learning_rate=0.0, target_decay=1.0)
+    left, right = (dict(state.model.named_buffers()) for state in states)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert left["online.backbone.bn1.num_batches_tracked"] == 2
+
+
+def test_the_target_sees_large_views_only():
+    config = a_config()
+    state = build_state(config, CPU, num_classes=3)
+    steps(state, config, 1)
+    assert dict(state.model.named_buffers())["target.backbone.bn1.num_batches_tracked"] == 2
+
+
+def test_float16_scales_the_loss_and_others_do_not():
+    for precision, enabled in (("float32", False), ("bfloat16", False), ("float16", True)):
+        state = build_state(a_config(precision=precision), CPU, num_classes=3)
+        assert state.scaler.is_enabled() is enabled
+
+
+def test_parameters_lie_in_channels_last_memory():
+    state = build_state(a_config(), CPU, num_classes=3)
+    assert state.model.online.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
