@@ -132,10 +132,11 @@ class Beton:
 
     def _sizes_of(self, pointers: np.ndarray, table: int) -> np.ndarray:
         allocations = self._array(ALLOCATION, max(self._file_size - table, 0) // ALLOCATION.itemsize, table)
-        # FFCV's workers append their allocations in the order in which they finish.
-        allocations = allocations[np.argsort(allocations["pointer"], kind="stable")]
+        # FFCV's workers append their allocations in the order in which they finish, and an empty field of the same
+        # sample (a BytesField, say) points where the next one begins: of equal pointers the largest is the image.
+        allocations = allocations[np.lexsort((allocations["size"], allocations["pointer"]))]
         starts = allocations["pointer"].astype(np.int64)
-        place = np.minimum(np.searchsorted(starts, pointers), len(starts) - 1)
+        place = np.maximum(np.searchsorted(starts, pointers, side="right") - 1, 0)
         if self.num_images and (len(starts) == 0 or (starts[place] != pointers).any()):
             raise ValueError(f"{self.path}: truncated (its allocation table lacks images); copy or convert it again")
         sizes = allocations["size"].astype(np.int64)[place]

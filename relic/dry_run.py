@@ -9,7 +9,7 @@ from torch import nn
 
 from relic.config import RunConfig
 from relic.distributed import from_environment
-from relic.models.backbones import build_backbone
+from relic.models.backbones import Stem, build_backbone
 from relic.plan import make_plan
 from relic.precision import DTYPES
 from relic.state import build_model
@@ -77,7 +77,7 @@ def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None) ->
     return "\n".join(lines)
 
 
-def forward_cost(backbone: str, stem: str, size: int) -> ForwardCost:
+def forward_cost(backbone: str, stem: Stem, size: int) -> ForwardCost:
     """Count multiply-adds and kept activations of one image on torch's meta device, which computes nothing."""
     with torch.device("meta"):
         network = build_backbone(backbone, stem=stem)

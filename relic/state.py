@@ -103,6 +103,8 @@ def build_state(config: RunConfig, world: World, *, num_classes: int) -> TrainSt
     """Build networks, optimizer and scaler on this process's device, in channels-last memory."""
     model = build_model(config, num_classes)
     if world.world_size > 1:
+        if world.device.type == "cpu":
+            raise ValueError("several processes on CPUs cannot share batch statistics yet: run one process or use GPUs")
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     model = model.to(world.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     trained = model.online if isinstance(model, Twin) else model

@@ -7,7 +7,9 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -29,7 +31,19 @@ from relic.state import TrainState, build_state
 from relic.step import train_step
 from relic.telemetry import Meter, console_line, duration_text, environment
 
-# ---------------------------------------------------------------------------------------------------------------------
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one process of a run works with."""
+
+    config: RunConfig
+    plan: Plan
+    world: World
+    folder: Path
+    """`runs/NAME`."""
+    state: TrainState
+    loader: Loader
+    meter: Meter
 
 
 def train(config: RunConfig) -> Path:
@@ -50,65 +64,62 @@ def train(config: RunConfig) -> Path:
         # Set up: what is to be done, and the room for it.
         data = describe_data(config)
         plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
-        run = open_run(config, world)
-
-        # Order of resuming: build everything as for a new run, then load the newest checkpoint over it.
         loader = training_loader(config, plan, world)
-        state = build_state(config, world, num_classes=data["num_classes"])
-        meter = Meter(plan, loader)
-        first_step = restore(run, state, loader, meter)
+        job = Job(
+            config=config,
+            plan=plan,
+            world=world,
+            folder=open_run(config, world),
+            state=build_state(config, world, num_classes=data["num_classes"]),
+            loader=loader,
+            meter=Meter(plan, loader),
+        )
+
+        # Resume: everything is built as for a new run, then the newest checkpoint is loaded over it.
+        first_step = restore(job)
         if world.is_main:
-            print(opening_line(config, plan, run, world, first_step), flush=True)
+            print(opening_line(job, first_step), flush=True)
 
         sinks = open_sinks(config, step=first_step) if world.is_main else []
         try:
-            loop(config, plan, world, run, state, loader, meter, sinks, first_step)
+            loop(job, sinks, first_step)
         finally:
             loader.close()
             for sink in sinks:
                 sink.close()
-        return run
+        return job.folder
 
 
-def loop(
-    config: RunConfig,
-    plan: Plan,
-    world: World,
-    run: Path,
-    state: TrainState,
-    loader: Loader,
-    meter: Meter,
-    sinks: list[Sink],
-    first_step: int,
-) -> None:
+def loop(job: Job, sinks: list[Sink], first_step: int) -> None:
     """Do the updates from `first_step` on; log, measure health and save at their intervals and at the end."""
-    probe = health_probe(config, world) if world.is_main and isinstance(state.model, Twin) else None
-    batches = all_epochs(loader)
+    config, plan, state, meter = job.config, job.plan, job.state, job.meter
+    probe = health_probe(job) if job.world.is_main and isinstance(state.model, Twin) else None
+    batches = all_epochs(job.loader)
     for step in range(first_step, plan.total_steps):
         rate = learning_rate(
             step, base=plan.peak_learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps
         )
         decay = target_decay(step, base=config.optim.target_decay, total_steps=plan.total_steps)
         batch = next(batches)
-        negatives = negatives_of(config, plan, world, step)
+        negatives = draw_local_negatives(job, step)
         meter.add(train_step(state, batch, negatives, config.loss, learning_rate=rate, target_decay=decay))
 
         done = step + 1
         is_last = done == plan.total_steps
-        if world.is_main and (is_last or done % plan.log_steps == 0):
+        if job.world.is_main and (is_last or done % plan.log_steps == 0):
             record = {"step": done, "epoch": done / plan.steps_per_epoch, "learning_rate": rate}
             if isinstance(state.model, Twin):
                 record["target_decay"] = decay
             record |= meter.read()
             record["eta_seconds"] = (plan.total_steps - done) * plan.batch_size / record["images_per_second"]
-            print(console_line(record, plan, loader.stats()), flush=True)
+            print(console_line(record, plan, job.loader.stats()), flush=True)
             write_all(sinks, record)
         if probe is not None and (is_last or done % plan.health_steps == 0):
             with meter.pause():
-                write_health(state, probe, sinks, done)
+                write_health(job, probe, sinks, done)
         if is_last or done % plan.checkpoint_steps == 0:
             with meter.pause():
-                save(config, plan, world, run, state, loader, meter, done)
+                save(job, done)
 
 
 # -- set up -----------------------------------------------------------------------------------------------------------
@@ -170,11 +181,12 @@ def training_loader(config: RunConfig, plan: Plan, world: World) -> Loader:
     )
 
 
-def opening_line(config: RunConfig, plan: Plan, run: Path, world: World, first_step: int) -> str:
+def opening_line(job: Job, first_step: int) -> str:
     """Return what is about to happen, in one line."""
+    config, plan, world = job.config, job.plan, job.world
     start = f"resumes at step {first_step:,}" if first_step else "starts"
     return (
-        f"{run} {start}: {config.model.backbone}, {plan.num_images:,} images, {plan.total_steps:,} steps of"
+        f"{job.folder} {start}: {config.model.backbone}, {plan.num_images:,} images, {plan.total_steps:,} steps of"
         f" {plan.batch_size:,} on {world.world_size} × {world.device.type} ({config.precision}), peak learning rate"
         f" {plan.peak_learning_rate:.3g}, {config.views.large.count}×{config.views.large.size} +"
         f" {config.views.small.count}×{config.views.small.size} views by {config.loader.backend}"
@@ -191,16 +203,13 @@ def all_epochs(loader: Loader) -> Iterator[Batch]:
         loader.set_epoch(loader.state_dict()["epoch"] + 1)
 
 
-def negatives_of(config: RunConfig, plan: Plan, world: World, step: int) -> torch.Tensor:
+def draw_local_negatives(job: Job, step: int) -> torch.Tensor:
     """Draw int64 [B, n] indices into the local batch, a pure function of seed, step and rank."""
+    config, size, world = job.config, job.plan.local_batch_size, job.world
     if config.loss.kind == "supervised":
-        return torch.empty(plan.local_batch_size, 0, dtype=torch.int64)
-    drawn = draw_negatives(
-        plan.local_batch_size,
-        config.loss.num_negatives,
-        seed=config.seed,
-        step=step * world.world_size + world.rank,
-    )
+        return torch.empty(size, 0, dtype=torch.int64)
+    stream = step * world.world_size + world.rank
+    drawn = draw_negatives(size, config.loss.num_negatives, seed=config.seed, step=stream)
     return torch.from_numpy(drawn).to(world.device, non_blocking=True)
 
 
@@ -213,15 +222,16 @@ def write_all(sinks: list[Sink], record: dict) -> None:
 # -- health -----------------------------------------------------------------------------------------------------------
 
 
-def health_probe(config: RunConfig, world: World) -> list[torch.Tensor]:
+def health_probe(job: Job) -> list[torch.Tensor]:
     """Return centre crops of a fixed subset, uint8 [n, size, size, 3] a batch, on the device."""
+    config = job.config
     loader = build_loader(
         config.data,
         evaluation_views(config.views.large.size),
         batch_size=64,
         seed=config.seed,
         drop_last=False,
-        device=world.device,
+        device=job.world.device,
         on_corrupt=config.loader.on_corrupt,
     )
     views, wanted = [], config.log.health_images
@@ -234,9 +244,9 @@ def health_probe(config: RunConfig, world: World) -> list[torch.Tensor]:
     return views
 
 
-def write_health(state: TrainState, probe: list[torch.Tensor], sinks: list[Sink], done: int) -> None:
+def write_health(job: Job, probe: list[torch.Tensor], sinks: list[Sink], done: int) -> None:
     """Measure collapse on the probe, warn in plain words, log."""
-    metrics = measure(state.model, probe, state.device)
+    metrics = measure(cast(Twin, job.state.model), probe, job.world.device)
     warnings = health_warnings(metrics)
     for warning in warnings:
         print(f"warning at step {done:,}: {warning}", file=sys.stderr, flush=True)
@@ -246,33 +256,24 @@ def write_health(state: TrainState, probe: list[torch.Tensor], sinks: list[Sink]
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def save(
-    config: RunConfig,
-    plan: Plan,
-    world: World,
-    run: Path,
-    state: TrainState,
-    loader: Loader,
-    meter: Meter,
-    done: int,
-) -> None:
+def save(job: Job, done: int) -> None:
     """Write everything that the rest of the run depends on, and drop old checkpoints."""
-    if world.is_main:
-        payload = state.state_dict() | {"loader": loader.state_dict(), "meter": meter.state_dict()}
-        payload["config"] = configuration.to_dict(config)
-        checkpoint.save(run, done, payload)
-        checkpoint.prune(run, keep_last=config.checkpoint.keep_last, keep_every=plan.keep_every_steps)
+    if job.world.is_main:
+        payload = job.state.state_dict() | {"loader": job.loader.state_dict(), "meter": job.meter.state_dict()}
+        payload["config"] = configuration.to_dict(job.config)
+        checkpoint.save(job.folder, done, payload)
+        checkpoint.prune(job.folder, keep_last=job.config.checkpoint.keep_last, keep_every=job.plan.keep_every_steps)
 
 
-def restore(run: Path, state: TrainState, loader: Loader, meter: Meter) -> int:
+def restore(job: Job) -> int:
     """Load the newest checkpoint; return the number of steps already done."""
-    path = checkpoint.newest(run)
+    path = checkpoint.newest(job.folder)
     if path is None:
         return 0
     saved = checkpoint.read(path)
-    state.load_state_dict(saved)
-    loader.load_state_dict(saved["loader"])
-    meter.load_state_dict(saved["meter"], state.device)
+    job.state.load_state_dict(saved)
+    job.loader.load_state_dict(saved["loader"])
+    job.meter.load_state_dict(saved["meter"], job.world.device)
     return saved["step"]
 
 

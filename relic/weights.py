@@ -143,9 +143,7 @@ def _from_checkpoint(content: dict, path: Path, name: str | None, run: Path | No
     )
 
 
-def _from_weights(
-    tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, name: str | None
-) -> LoadedBackbone:
+def _from_weights(tensors: dict[str, Tensor], metadata: dict[str, str], path: Path, name: str | None) -> LoadedBackbone:
     found = recognise(tensors)
     name = name or metadata.get("backbone") or (found[0] if found else None)
     if name is None:

@@ -56,7 +56,7 @@ def binary_mask(saliency: np.ndarray) -> np.ndarray:
     shrinks = saliency.shape[0] >= SIDE and saliency.shape[1] >= SIDE
     small = cv2.resize(saliency, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
     levels = np.round(small * 255).astype(np.uint8)
-    if levels.min() == levels.max():
+    if np.ptp(levels) <= 1:  # one level is rounding
         return np.zeros((SIDE, SIDE), np.bool_)
     threshold, _ = cv2.threshold(levels, 0, 255, cv2.THRESH_OTSU)
     return levels > threshold

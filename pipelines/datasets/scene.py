@@ -10,10 +10,8 @@ import numpy as np
 from pipelines.datasets.objects import SIDE, Painted
 from pipelines.datasets.textures import coordinates, mix, noise, polygon, rgb
 
-COVERAGE = (
-    0.10,
-    0.42,
-)  # share of the image asked for; fitting into the frame and thin parts keep it in 0.08 … 0.45
+# Share of the image asked for; fitting into the frame and thin parts keep the true one in 0.08 … 0.45.
+COVERAGE = (0.10, 0.42)
 
 
 def lamp(rng: np.random.Generator, height: int, width: int, light: float) -> np.ndarray:

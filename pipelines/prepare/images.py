@@ -45,8 +45,8 @@ class Treatment:
     """JPEG quality of what `max_side` makes smaller."""
     exif: Literal["upright", "ignore"] = "upright"
     """`upright` turns pixels as EXIF says; `ignore` leaves them, as torchvision's loader does."""
-    verify: Literal["full", "header"] = "full"
-    """`full` decodes every JPEG; `header` only looks whether it is whole."""
+    verify: Literal["full", "header"] = "header"
+    """`header` looks whether a JPEG is whole, which finds every cut; `full` decodes it, which finds damage too."""
 
 
 class Rejected(ValueError):

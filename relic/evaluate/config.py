@@ -6,6 +6,29 @@ from dataclasses import dataclass
 from typing import Literal
 
 
+Protocol = Literal["knn", "linear"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditions:
+    """How images become features."""
+
+    view_size: int
+    """Side of the views in pixels."""
+    center_share: float
+    """Side of the centre crop as a share of the image's shorter side."""
+    batch_size: int = 256
+    """Images per batch."""
+    num_threads: int = 2
+    """Threads that decode and render."""
+    device: str = "cpu"
+    """Where the backbone and the classifiers run."""
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Autocast dtype of the backbone."""
+    backend: Literal["fused", "reference"] = "fused"
+    """Who decodes and renders."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KnnConfig:
     """Nearest neighbours by cosine."""

@@ -143,8 +143,20 @@ def test_a_mask_keeps_the_place_of_the_object_and_has_the_size_of_the_store():
 
 def test_the_threshold_lies_between_object_and_background():
     rng = np.random.default_rng(0)
-    saliency = np.where(_square(0.6) > 0, 0.6, 0.3) + rng.normal(0, 0.02, (400, 200))
+    saliency = np.where(_square(0.6) > 0, 0.4, 0.15) + rng.normal(0, 0.02, (400, 200))
     assert binary_mask(saliency.astype(np.float32)).mean() == pytest.approx(0.6, abs=0.02)
+
+
+def test_a_map_without_contrast_gives_an_empty_mask():
+    assert not binary_mask(np.full((200, 200), 0.5, np.float32)).any()
+
+
+def test_large_maps_are_averaged_not_picked_from():
+    saliency = np.ones((256, 256), np.float32)
+    saliency[:, 1:128:2] = 0  # fine stripes on the left are half as salient as the right
+    mask = binary_mask(saliency)
+    assert mask[:, 64:].all()
+    assert not mask[:, :64].any()
 
 
 def test_small_maps_are_enlarged():

@@ -19,7 +19,7 @@ from pipelines.prepare.images import Rejected, Stored, Treatment, store
 from pipelines.prepare.jpeg import check_decodes, check_whole, read_header
 
 MIB = 1 << 20
-AS_IT_IS = Treatment(page_size=8 * MIB)
+AS_IT_IS = Treatment(page_size=8 * MIB, verify="full")
 PHOTO = encoded(60, 80, 1)
 
 

@@ -95,6 +95,14 @@ def test_a_square_stands_out_even_where_it_touches_the_border(side, corner):
     assert saliency[inside].mean() > 0.5 > 0.2 > saliency[~inside].mean()
 
 
+def test_an_object_in_a_colour_of_the_border_stands_out_by_its_barrier():
+    image = np.zeros((150, 150, 3), np.uint8)
+    image[:, :75], image[:, 75:] = (160, 60, 60), (60, 140, 60)
+    image[55:95, 90:130] = (160, 60, 60)
+    saliency = minimum_barrier(image)
+    assert saliency[60:90, 95:125].mean() > 3 * saliency[60:90, 20:50].mean()
+
+
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match=r"is uint8 \[H, W, 3\]"):
