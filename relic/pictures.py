@@ -26,6 +26,8 @@ _LINE = 16
 _LARGE_VIEW_PIXELS = 200  # small recipes (CIFAR) are magnified by a whole number to about this side
 _NARROWEST_CAPTION = 142  # "brightness +0.21 ›" fits
 _SUPERSAMPLING = 4
+OWN_VIEWS = ("ffcv", "synthetic")
+"""Backends that do not render the table: FFCV draws its own random numbers, synthetic views are noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,11 @@ def render_examples(
         raise ValueError(f"num_images={num_images} shows nothing: give 1 or more")
     if not backends:
         raise ValueError("no backend was named: give --backends fused")
+    if backends[0] in OWN_VIEWS:
+        raise ValueError(
+            f"backend {backends[0]!r} does not render the views that boxes and captions show: name reference or"
+            f" fused before it (--backends fused {backends[0]})"
+        )
     source = open_source(data, recipe, masks=masks, plates=plates)
     beton = source.beton
     batches = {
@@ -193,6 +200,7 @@ def contact_sheet(examples: Sequence[Example], recipe: ViewsConfig, *, heading: 
     """Draw the examples one below the other: the stored image with its boxes, the views, what was drawn for them.
 
     Every example has one row per backend; from the second on, the mean absolute difference to the first stands beside.
+    Boxes and captions are those of the table, which the backends of `OWN_VIEWS` do not follow.
 
     Args:
         examples: what to draw, all with the same backends.
@@ -251,7 +259,11 @@ def _block(example: Example, recipe: ViewsConfig, lefts: list[int], widths: list
     first = next(iter(example.views.values()))
     for number, (backend, rendered) in enumerate(example.views.items()):
         top = head + step * number
-        label = backend if number == 0 else f"{backend}, differs by {_difference(first, rendered):.2f} grey levels"
+        label = backend
+        if backend in OWN_VIEWS:
+            label = f"{backend}: views of its own"
+        elif number:
+            label = f"{backend}, differs by {_difference(first, rendered):.2f} grey levels"
         _write_upright(block, label, _MARGIN + _STORED_WIDTH + _GAP, top, cell)
         for view, left in zip(rendered, lefts, strict=True):
             picture = Image.fromarray(np.ascontiguousarray(view))

@@ -141,9 +141,11 @@ def test_a_mask_keeps_the_place_of_the_object_and_has_the_size_of_the_store():
     assert not mask[:, 65:].any()
 
 
-def test_the_threshold_lies_between_object_and_background():
+@pytest.mark.parametrize(("high", "low"), [(0.4, 0.15), (0.9, 0.6), (0.05, 0.0)])
+def test_the_threshold_lies_between_object_and_background(high, low):
     rng = np.random.default_rng(0)
-    saliency = np.where(_square(0.6) > 0, 0.4, 0.15) + rng.normal(0, 0.02, (400, 200))
+    noise = rng.normal(0, (high - low) / 12, (400, 200))
+    saliency = np.clip(np.where(_square(0.6) > 0, high, low) + noise, 0, 1)
     assert binary_mask(saliency.astype(np.float32)).mean() == pytest.approx(0.6, abs=0.02)
 
 

@@ -1,0 +1,433 @@
+"""What every loader promises, held to each backend."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines import sampler
+from pipelines.beton import Beton
+from pipelines.build import build_loader
+from pipelines.config import NO_PHOTOMETRIC, BackgroundConfig, CropConfig, ViewsConfig
+from pipelines.contract import Batch, Loader
+from pipelines.loader import TableLoader
+
+RECIPE = ViewsConfig(
+    large=CropConfig(count=2, size=32),
+    small=CropConfig(count=1, size=20, area=(0.05, 0.25)),
+    background=BackgroundConfig(chance=0.5),
+)
+WHOLE = CropConfig(count=1, size=32, placement="center", center_share=1.0)
+CENTERED = ViewsConfig(
+    large=WHOLE,
+    small=CropConfig(count=1, size=20, placement="center", center_share=1.0),
+    photometric=NO_PHOTOMETRIC,
+    background=BackgroundConfig(chance=0.0),
+)
+"""Nothing random: FFCV's views are its own, but those without chance can be compared."""
+TABLE_BACKENDS = ("reference", "fused", "synthetic")
+DECODING_BACKENDS = ("reference", "fused")
+BACKENDS = (*TABLE_BACKENDS, pytest.param("ffcv", marks=pytest.mark.extra("ffcv")))
+NUM_IMAGES, BATCH_SIZE, SEED = 12, 2, 3
+
+Make = Callable[..., TableLoader]
+
+
+@pytest.fixture
+def make(tiny_beton: Path, tiny_masks: Path) -> Iterator[Make]:
+    """Return build_loader with defaults; what it makes is closed after the test."""
+    made: list[Loader] = []
+
+    def build(backend: str, *, data: Path = tiny_beton, recipe: ViewsConfig = RECIPE, **changes) -> Loader:
+        arguments = {"batch_size": BATCH_SIZE, "seed": SEED, "masks": tiny_masks, **changes}
+        made.append(build_loader(data, recipe, backend=backend, **arguments))
+        return made[-1]
+
+    yield build
+    for loader in made:
+        loader.close()
+
+
+@pytest.fixture(scope="module")
+def ffcv_loader(tiny_beton: Path) -> Iterator[Loader]:
+    """Return one loader for all tests: FFCV compiles each anew, for seconds."""
+    loader = build_loader(tiny_beton, CENTERED, batch_size=BATCH_SIZE, seed=SEED, backend="ffcv")
+    yield loader
+    loader.close()
+
+
+@pytest.fixture(params=BACKENDS)
+def loader(request: pytest.FixtureRequest, make: Make) -> Loader:
+    if request.param != "ffcv":
+        return make(request.param)
+    stock = request.getfixturevalue("ffcv_loader")
+    stock.set_epoch(0)
+    return stock
+
+
+def contents(batch: Batch) -> list[bytes]:
+    return [tensor.numpy().tobytes() for tensor in (batch.index, batch.label, *batch.large, *batch.small)]
+
+
+def all_contents(loader: Loader) -> list[list[bytes]]:
+    return [contents(batch) for batch in loader]
+
+
+def views_by_image(loader: Loader) -> dict[int, list[bytes]]:
+    return {
+        index: [view[slot].numpy().tobytes() for view in (*batch.large, *batch.small)]
+        for batch in loader
+        for slot, index in enumerate(batch.index.tolist())
+    }
+
+
+# ---- batches ----------------------------------------------------------------------------------------------
+
+
+def test_batches_have_the_shapes_and_types_of_the_contract(loader: Loader):
+    assert isinstance(loader, Loader)
+    assert loader.num_images == NUM_IMAGES
+    recipe = loader.recipe  # type: ignore[attr-defined]
+    batches = list(loader)
+    assert len(batches) == len(loader) == NUM_IMAGES // BATCH_SIZE
+    for batch in batches:
+        assert batch.index.dtype == batch.label.dtype == torch.int64
+        assert batch.index.shape == batch.label.shape == (BATCH_SIZE,)
+        for views, crop in ((batch.large, recipe.large), (batch.small, recipe.small)):
+            assert [view.dtype for view in views] == [torch.uint8] * crop.count
+            assert [view.shape for view in views] == [(BATCH_SIZE, crop.size, crop.size, 3)] * crop.count
+            assert all(view.is_contiguous() for view in views)
+
+
+def test_index_and_label_are_those_of_the_order(loader: Loader, tiny_beton: Path):
+    labels = Beton(tiny_beton).labels
+    assert len(set(labels.tolist())) == 3
+    for epoch in (0, 4):
+        loader.set_epoch(epoch)
+        batches = list(loader)
+        indices = torch.cat([batch.index for batch in batches]).numpy()
+        np.testing.assert_array_equal(indices, sampler.order(NUM_IMAGES, seed=SEED, epoch=epoch))
+        np.testing.assert_array_equal(torch.cat([batch.label for batch in batches]).numpy(), labels[indices])
+
+
+def test_a_held_batch_is_never_written_again(loader: Loader):
+    held, copies = [], []
+    for batch in loader:
+        held.append(batch)
+        copies.append(contents(batch))
+    assert [contents(batch) for batch in held] == copies
+    assert len({batch[2] for batch in copies}) == len(copies)
+
+
+def test_epochs_differ_and_return(loader: Loader):
+    first = all_contents(loader)
+    loader.set_epoch(1)
+    second = all_contents(loader)
+    loader.set_epoch(0)
+    assert all_contents(loader) == first
+    assert second != first
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_views_of_an_image_differ_between_epochs_and_seeds(make: Make, backend: str):
+    loader, other = make(backend), make(backend, seed=SEED + 1)
+    first = views_by_image(loader)
+    loader.set_epoch(1)
+    second, third = views_by_image(loader), views_by_image(other)
+    large = 0  # image 0 is large enough that two crops are never the same
+    assert len({views[large][0] for views in (first, second, third)}) == 3
+
+
+# ---- resume -----------------------------------------------------------------------------------------------
+
+
+def test_resume_from_any_position_gives_the_same_bytes(loader: Loader):
+    loader.set_epoch(2)
+    whole = all_contents(loader)
+    for taken in range(len(loader) + 1):
+        loader.set_epoch(2)
+        iterator = iter(loader)
+        for _ in range(taken):
+            next(iterator)
+        state = json.loads(json.dumps(loader.state_dict()))  # a state is plain values
+        assert (state["epoch"], state["position"]) == (2, taken * BATCH_SIZE)
+        del iterator
+        loader.set_epoch(7)
+        loader.load_state_dict(state)
+        assert all_contents(loader) == whole[taken:]
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_another_process_resumes_with_other_threads_and_prefetch(make: Make, backend: str):
+    first = make(backend)
+    first.set_epoch(5)
+    iterator = iter(first)
+    next(iterator)
+    state = first.state_dict()
+    rest = [contents(batch) for batch in iterator]
+    second = make(backend, num_threads=1, prefetch=5)
+    second.load_state_dict(state)
+    assert all_contents(second) == rest
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_another_batch_size_continues_with_the_images_not_yet_seen(make: Make, backend: str):
+    first = make(backend)
+    iterator = iter(first)
+    seen = [next(iterator).index for _ in range(3)]
+    second = make(backend, batch_size=4)
+    second.load_state_dict(first.state_dict())
+    rest = list(second)
+    assert [len(batch.index) for batch in rest] == [4]  # six images are left; the incomplete batch is dropped
+    expected = sampler.order(NUM_IMAGES, seed=SEED, epoch=0)[:10]
+    np.testing.assert_array_equal(torch.cat([*seen, rest[0].index]).numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", 4), ("num_images", 13), ("fingerprint", "0" * 64), ("version", 0)]
+)
+def test_the_state_of_another_run_is_refused(loader: Loader, name: str, value: object):
+    state = {**loader.state_dict(), name: value}
+    with pytest.raises(ValueError, match=f"loader state has {name} {value}") as raised:
+        loader.load_state_dict(state)
+    assert "\n" not in str(raised.value)
+
+
+# ---- threads, ranks, the end of an epoch ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_threads_and_prefetch_change_no_byte(make: Make, backend: str):
+    expected = all_contents(make(backend, num_threads=1, prefetch=1))
+    assert all_contents(make(backend, num_threads=5, prefetch=3)) == expected
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_world_sizes_give_the_same_views_of_every_image(make: Make, backend: str):
+    alone = views_by_image(make(backend, batch_size=4))
+    ranks = [views_by_image(make(backend, rank=rank, world_size=2)) for rank in range(2)]
+    assert not ranks[0].keys() & ranks[1].keys()
+    assert ranks[0] | ranks[1] == alone
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_two_ranks_train_on_the_images_of_one(make: Make, backend: str):
+    alone = [set(batch.index.tolist()) for batch in make(backend, batch_size=4)]
+    ranks = [list(make(backend, rank=rank, world_size=2)) for rank in range(2)]
+    together = [set(a.index.tolist()) | set(b.index.tolist()) for a, b in zip(*ranks, strict=True)]
+    assert together == alone
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_the_last_batch_may_be_short(make: Make, backend: str):
+    loader = make(backend, batch_size=5, drop_last=False, shuffle=False)
+    batches = list(loader)
+    assert [batch.index.tolist() for batch in batches] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9], [10, 11]]
+    assert len(loader) == 3
+    assert batches[-1].large[0].shape == (2, 32, 32, 3)
+    assert loader.state_dict()["position"] == NUM_IMAGES
+    assert len(make(backend, batch_size=5)) == len(list(make(backend, batch_size=5))) == 2
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_every_rank_gets_as_many_batches_even_if_one_is_empty(make: Make, backend: str):
+    sizes = [
+        [len(batch.large[0]) for batch in make(backend, batch_size=1, rank=rank, world_size=8, drop_last=False)]
+        for rank in (0, 7)
+    ]
+    assert sizes == [[1, 1], [1, 0]]
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_less_than_one_batch_is_refused(make: Make, backend: str, tiny_beton: Path):
+    with pytest.raises(ValueError, match="12 images, fewer than one batch of 14") as raised:
+        make(backend, batch_size=7, world_size=2)
+    assert str(tiny_beton) in str(raised.value)
+
+
+# ---- life and death ---------------------------------------------------------------------------------------
+
+
+def test_the_rest_of_a_finished_epoch_is_nothing(loader: Loader):
+    assert len(list(loader)) == len(loader)
+    assert list(loader) == []
+    loader.set_epoch(0)
+    assert len(list(loader)) == len(loader)
+
+
+def test_an_abandoned_iterator_leaves_its_place(loader: Loader):
+    whole = all_contents(loader)
+    loader.set_epoch(0)
+    for taken, batch in enumerate(loader):
+        assert contents(batch) == whole[taken]
+        if taken == 2:
+            break
+    assert all_contents(loader) == whole[3:]
+
+
+class Counted:
+    """A render that counts and dawdles."""
+
+    def __init__(self, render):
+        self.render, self.calls, self.lock = render, 0, threading.Lock()
+
+    def __call__(self, *arguments):
+        with self.lock:
+            self.calls += 1
+        time.sleep(0.01)
+        return self.render(*arguments)
+
+
+def settle(counted: Counted) -> int:
+    """Return the number of calls once none was made for a while."""
+    seen = -1
+    while seen != counted.calls:
+        seen = counted.calls
+        time.sleep(0.15)
+    return seen
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_at_most_prefetch_batches_are_in_flight(make: Make, backend: str):
+    loader = make(backend, prefetch=2)
+    loader.render = counted = Counted(loader.render)
+    iterator = iter(loader)
+    next(iterator)
+    assert settle(counted) == 2 * BATCH_SIZE
+    next(iterator)
+    assert settle(counted) == 3 * BATCH_SIZE
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_an_abandoned_iterator_renders_no_more(make: Make, backend: str):
+    loader = make(backend, batch_size=6, num_threads=1)
+    loader.render = counted = Counted(loader.render)
+    iterator = iter(loader)
+    next(iterator)
+    iterator.close()
+    assert settle(counted) <= 6 + 2  # of twelve: the next ones may have begun
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_close_in_mid_epoch_ends_the_threads(make: Make, backend: str):
+    before = set(threading.enumerate())
+    loader = make(backend, num_threads=3)
+    iterator = iter(loader)
+    next(iterator)
+    assert {thread.name.partition("_")[0] for thread in set(threading.enumerate()) - before} == {"views"}
+    loader.close()
+    assert set(threading.enumerate()) <= before
+    loader.close()  # twice is no harm: a loader may be closed on the way out of an error
+
+
+def test_stats_count_batches_and_stages(loader: Loader, request: pytest.FixtureRequest):
+    before = loader.stats().get("batches", 0)
+    taken = len(list(loader))
+    stats = loader.stats()
+    assert stats["batches"] == before + taken
+    assert stats["wait"] > 0
+    assert 0 <= stats["occupancy"] <= 1
+    decodes = request.node.callspec.params["loader"] in DECODING_BACKENDS
+    assert decodes == (stats.get("decode", 0) > 0) == (stats.get("render", 0) > 0)
+
+
+# ---- corrupt samples --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def corrupt_beton(tiny_beton: Path, tmp_path: Path) -> Path:
+    """Return the tiny beton with images 0 and 1 overwritten by zeros."""
+    path = Path(shutil.copy(tiny_beton, tmp_path / "corrupt.beton"))
+    content = bytearray(path.read_bytes())
+    with Beton(tiny_beton) as beton:
+        for index in (0, 1):
+            payload = bytes(beton.jpeg(index))
+            start = content.index(payload)
+            content[start : start + len(payload)] = bytes(len(payload))
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_an_image_that_does_not_decode_is_named(make: Make, backend: str, corrupt_beton: Path):
+    loader = make(backend, data=corrupt_beton, shuffle=False, batch_size=4)
+    with pytest.raises(ValueError, match=r"image 0 of .*corrupt\.beton does not decode") as raised:
+        list(loader)
+    assert "\n" not in str(raised.value)
+    assert loader.state_dict()["position"] == 0
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_an_image_that_does_not_decode_is_replaced_if_so_asked(
+    make: Make, backend: str, corrupt_beton: Path, capsys: pytest.CaptureFixture
+):
+    skipping = make(backend, data=corrupt_beton, shuffle=False, on_corrupt="skip")
+    batch = next(iter(skipping))
+    assert batch.index.tolist() == [2, 2]
+    assert batch.label.tolist() == [int(Beton(corrupt_beton).labels[2])] * 2
+    intact = views_by_image(make(backend, shuffle=False))[2]
+    for slot in (0, 1):
+        assert [view[slot].numpy().tobytes() for view in (*batch.large, *batch.small)] == intact
+    warnings = capsys.readouterr().err.splitlines()
+    assert len(warnings) == 2
+    assert all("warning: image" in line and line.endswith("image 2 takes its place") for line in warnings)
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_where_no_image_decodes_the_first_is_named(
+    make: Make, backend: str, corrupt_beton: Path, monkeypatch: pytest.MonkeyPatch
+):
+    loader = make(backend, data=corrupt_beton, shuffle=False, on_corrupt="skip")
+
+    def render(source, index, rows, outputs):
+        raise ValueError(f"image {index} does not decode")
+
+    loader.render = render
+    with pytest.raises(ValueError, match="image 0 does not decode"):
+        next(iter(loader))
+
+
+# ---- masks and plates -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_only_large_views_of_images_with_a_mask_lose_their_background(make: Make, backend: str):
+    recipe = ViewsConfig(large=WHOLE, small=CropConfig(count=1, size=20), background=BackgroundConfig(chance=1.0))
+    masked, plain = (views_by_image(make(backend, recipe=recipe, **masks)) for masks in ({}, {"masks": None}))
+    changed = {index for index in plain if masked[index][0] != plain[index][0]}
+    # 2 and 5 have no mask; 4 and 6 are so narrow that the centre, where the mask is, is all of the view.
+    assert changed >= set(range(NUM_IMAGES)) - {2, 4, 5, 6}
+    assert not changed & {2, 5}
+    assert all(masked[index][1] == plain[index][1] for index in plain)
+
+
+def test_masks_of_another_beton_are_refused(make: Make, corrupt_beton: Path, tiny_beton: Path, tmp_path: Path):
+    from saliency.store import MaskStoreWriter
+
+    with MaskStoreWriter(tmp_path / "other.masks", NUM_IMAGES, "0" * 64):
+        pass
+    with pytest.raises(ValueError, match=r"other\.masks"):
+        make("fused", masks=tmp_path / "other.masks")
+
+
+def test_swaps_without_plates_are_refused(make: Make, tiny_plates: Path, tmp_path: Path):
+    swaps = ViewsConfig(background=BackgroundConfig(mode="swap"))
+    with pytest.raises(ValueError, match="needs plates"):
+        make("fused", recipe=swaps)
+    make("fused", recipe=swaps, plates=tiny_plates)
+    np.save(tmp_path / "gray.npy", np.zeros((2, 8, 8), np.uint8))
+    with pytest.raises(ValueError, match=r"gray\.npy holds uint8 \(2, 8, 8\)"):
+        make("fused", recipe=swaps, plates=tmp_path / "gray.npy")
+
+
+def test_an_unknown_backend_is_answered_with_the_nearest(make: Make):
+    with pytest.raises(ValueError, match="did you mean 'fused'"):
+        make("fuzed")
