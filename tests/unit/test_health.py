@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 
+from pipelines.ops.normalize import normalize
 from relic.evaluate.health import (
     LEAST_FEATURE_STD,
     LEAST_RANKME,
@@ -64,7 +65,7 @@ def test_an_isotropic_cloud_fills_its_space():
     measured = health(torch.randn(2000, 64, generator=torch.Generator().manual_seed(0)))
     assert measured.feature_std == pytest.approx(1.0, abs=0.01)
     assert measured.rankme == pytest.approx(64, abs=2)
-    assert measured.uniformity == pytest.approx(-4.0, abs=0.1)  # E exp(-2 |x - y|^2) with |x - y|^2 near 2
+    assert measured.uniformity == pytest.approx(-4 + 8 / 64, abs=0.01)  # E exp(-4 + 4 cosine), cosine ~ N(0, 1/64)
 
 
 def test_the_scale_of_an_image_does_not_count_as_spread():
@@ -106,8 +107,6 @@ def test_measure_leaves_the_twin_as_it_was():
 def test_measure_looks_at_the_online_network_in_evaluation_mode():
     twin = small_twin()
     measured = measure(twin, images(), torch.device("cpu"))
-    from pipelines.ops.normalize import normalize
-
     twin.eval()
     with torch.no_grad():
         features = twin.online.backbone(normalize(torch.cat(images())))

@@ -25,11 +25,11 @@ def clusters(num_images: int, seed: int, num_classes: int = 7, spread: float = 1
 
 def brute_force(train: Features, test: Features, k: int, vote: str, temperature: float, skip_self: bool):
     """Vote image by image in float64."""
-    a, b = train.features.double().numpy(), test.features.double().numpy()
+    a, b = (each.features.double().numpy() for each in (train, test))
+    cosines = (b @ a.T) / np.linalg.norm(b, axis=1)[:, None] / np.linalg.norm(a, axis=1)
     labels, wanted = train.labels.numpy(), test.labels.numpy()
     top1 = top5 = 0
-    for row in range(len(b)):
-        cosine = np.array([x @ b[row] / (np.linalg.norm(x) * np.linalg.norm(b[row])) for x in a])
+    for row, cosine in enumerate(cosines):
         if skip_self:
             cosine[row] = -np.inf
         votes: dict[int, tuple[float, float]] = {}
