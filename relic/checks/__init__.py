@@ -1,0 +1,1 @@
+"""What `relic doctor` looks at: functions that yield `Check`s."""

@@ -1,0 +1,131 @@
+"""Checks of the machine: cores, memory, limits, and the disk that the data lie on."""
+
+from __future__ import annotations
+
+import os
+import platform
+import random
+import re
+import resource
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from relic.checks.check import Check
+
+LEAST_SHARED_MEMORY = 1 << 30  # NCCL's rings between GPUs of a machine lie there; Docker gives 64 MB
+LEAST_OPEN_FILES = 1024
+READ_SECONDS, READ_BYTES, READ_THREADS = 1.5, 256 << 20, 8
+
+
+def cores() -> Iterator[Check]:
+    """Count the cores that this process may use: affinity and container quota included."""
+    there = os.cpu_count() or 1
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    quota = _cgroup("cpu.max").split()
+    if len(quota) == 2 and quota[0].isdigit():
+        allowed = min(allowed, max(int(quota[0]) // int(quota[1]), 1))
+    of_all = "" if allowed == there else f" of {there}"
+    if allowed < 2:
+        detail = f"{allowed}{of_all}: views and training share one"
+        yield Check(
+            name="cores", status="absent", detail=detail, mend="give the process two cores per GPU (taskset, --cpus)"
+        )
+    else:
+        yield Check(name="cores", status="ok", detail=f"{allowed}{of_all}, {_processor()}")
+
+
+def _processor() -> str:
+    path = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*:\s*(.+)", path.read_text()) if path.is_file() else None
+    return found[1] if found else platform.machine()
+
+
+def memory() -> Iterator[Check]:
+    """Tell the main memory that is free, container limit included."""
+    path = Path("/proc/meminfo")
+    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", path.read_text())) if path.is_file() else {}
+    if "MemAvailable" not in sizes:
+        yield Check(name="memory", status="ok", detail="not known on this system")
+        return
+    total, free = int(sizes["MemTotal"]) << 10, int(sizes["MemAvailable"]) << 10
+    limit = _cgroup("memory.max").strip()
+    if limit.isdigit():
+        total, free = min(total, int(limit)), min(free, int(limit))
+    detail = f"{free / 2**30:.1f} GiB free of {total / 2**30:.1f} GiB"
+    if free < 2 << 30:
+        yield Check(name="memory", status="absent", detail=detail, mend="stop what else runs, or lower --batch-size")
+    else:
+        yield Check(name="memory", status="ok", detail=detail)
+
+
+def _cgroup(name: str) -> str:
+    path = Path("/sys/fs/cgroup") / name
+    return path.read_text() if path.is_file() else ""
+
+
+def shared_memory(folder: Path = Path("/dev/shm")) -> Iterator[Check]:
+    """Check /dev/shm, which NCCL needs on machines with several GPUs."""
+    if not folder.is_dir():
+        yield Check(name=str(folder), status="absent", detail="none on this system; only several GPUs need it")
+        return
+    size = shutil.disk_usage(folder).total
+    if size < LEAST_SHARED_MEMORY:
+        mend = f"mount -o remount,size=8G {folder} (in a container: docker run --shm-size=8g)"
+        detail = f"{size / 2**20:,.0f} MiB: too little for several GPUs"
+        yield Check(name=str(folder), status="absent", detail=detail, mend=mend)
+    else:
+        yield Check(name=str(folder), status="ok", detail=f"{size / 2**30:.1f} GiB")
+
+
+def open_files() -> Iterator[Check]:
+    """Check the limit of open files."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < LEAST_OPEN_FILES:
+        yield Check(name="open files", status="absent", detail=f"at most {soft}: few", mend="ulimit -n 65536")
+    else:
+        yield Check(name="open files", status="ok", detail="no limit" if soft < 0 else f"at most {soft:,}")
+
+
+def reading(path: Path) -> Iterator[Check]:
+    """Open a beton and read pieces of an image's size in random order, as training does, by eight threads."""
+    from pipelines.beton import Beton
+
+    name = "reading data"
+    try:
+        beton = Beton(path)
+    except (OSError, ValueError) as error:
+        yield Check(name=name, status="broken", detail=str(error), mend=f"relic data convert SRC {path}")
+        return
+    if beton.num_images == 0:
+        yield Check(name=name, status="broken", detail=f"{path} has no images", mend=f"relic data convert SRC {path}")
+        return
+    size = max(int(beton.payload_sizes.mean()), 1)
+    beton.close()
+    places = list(range(0, max(path.stat().st_size - size, 1), size))
+    random.Random(0).shuffle(places)
+    with open(path, "rb", buffering=0) as file:
+        sizes, seconds = _read_all(file.fileno(), places[: READ_BYTES // size + 1], size)
+    megabytes = sum(sizes) / 1e6
+    detail = (
+        f"{megabytes / seconds:,.0f} MB/s in random order, that is {sum(sizes) / size / seconds:,.0f} images/s of"
+        f" {size / 1000:,.0f} kB ({megabytes:,.0f} MB read)"
+    )
+    yield Check(name=name, status="ok", detail=detail)
+
+
+def _read_all(descriptor: int, places: list[int], size: int) -> tuple[list[int], float]:
+    """Read `size` bytes at each place, past the page cache where the file system allows; bytes read, and seconds."""
+    if hasattr(os, "posix_fadvise"):
+        for place in places:  # only these pages: a training beside us keeps the rest of its cache
+            os.posix_fadvise(descriptor, place, size, os.POSIX_FADV_DONTNEED)
+    start = time.perf_counter()
+
+    def read(place: int) -> int:
+        return len(os.pread(descriptor, size, place)) if time.perf_counter() - start < READ_SECONDS else 0
+
+    with ThreadPoolExecutor(READ_THREADS) as pool:
+        sizes = [size for size in pool.map(read, places) if size]
+    return sizes, time.perf_counter() - start
