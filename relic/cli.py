@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import functools
 import importlib
-import io
 import os
-import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 from relic import __version__
+from relic.flags import FAILED, OK, WRONG_USE, one_line, parse
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data convert": ("data:convert", "folder, tars or zip of JPEGs to a beton; resumable, parallel, verified"),
@@ -29,7 +27,6 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "report": ("report:report", "one self-contained HTML file"),
     "doctor": ("doctor:doctor", "what this machine has and lacks, each with the command that mends it"),
 }
-OK, FAILED, WRONG_USE = 0, 1, 2
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         if os.environ.get("RELIC_DEBUG"):
             raise
-        print(f"relic {command}: error: {_one_line(str(error))}", file=sys.stderr)
+        print(f"relic {command}: error: {one_line(str(error))}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print(f"relic {command}: interrupted", file=sys.stderr)
@@ -68,42 +65,6 @@ def _call(function: Callable[..., Any], command: str, arguments: list[str]) -> i
     bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
     status, bound = parse(bind, rest, prog=f"relic {command}")
     return status if bound is None else bound() or OK
-
-
-def parse(target: Callable[..., Any], arguments: list[str], *, prog: str, default: Any = None) -> tuple[int, Any]:
-    """Let tyro call `target` with the parsed flags.
-
-    Returns:
-        (exit code, what the target returned). After --help or a wrong flag or value (one line on stderr) the second is
-        None.
-    """
-    import tyro
-
-    extra = {} if default is None else {"default": default}
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            return OK, tyro.cli(target, args=arguments, prog=prog, **extra)
-    except SystemExit as stop:
-        if not stop.code:
-            return OK, None
-        print(f"{prog}: error: {_parse_error(complaint.getvalue())}", file=sys.stderr)
-        return WRONG_USE, None
-
-
-def _parse_error(text: str) -> str:
-    """Shorten tyro's boxes to what is wrong and the nearest valid flag."""
-    line = _one_line(text)
-    unknown = re.search(r"Unrecognized options: (--[^\s,]+)", line)
-    if unknown:
-        meant = re.search(r"Perhaps you meant: (--[^\s,]+)", line)
-        return f"unknown option {unknown[1]}" + (f": did you mean {meant[1]}?" if meant else "; see --help")
-    return re.split(r" Argument helptext:| For full helptext", line)[0]
-
-
-def _one_line(text: str) -> str:
-    without_boxes = re.sub(r"\x1b\[[0-9;]*m|[─-╿]+", " ", text)
-    return " ".join(without_boxes.split())
 
 
 def _unknown(arguments: list[str]) -> int:

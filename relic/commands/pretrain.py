@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from relic import recipes
-from relic.cli import parse
 from relic.config import RunConfig, load, run_directory
+from relic.flags import parse
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,49 @@
+"""Flags of a command, parsed by tyro, with mistakes in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+OK, FAILED, WRONG_USE = 0, 1, 2
+
+
+def parse(target: Callable[..., Any], arguments: list[str], *, prog: str, default: Any = None) -> tuple[int, Any]:
+    """Let tyro call `target` with the parsed flags.
+
+    Returns:
+        (exit code, what the target returned). After --help or a wrong flag or value (one line on stderr) the second is
+        None.
+    """
+    import tyro
+
+    extra = {} if default is None else {"default": default}
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return OK, tyro.cli(target, args=arguments, prog=prog, **extra)
+    except SystemExit as stop:
+        if not stop.code:
+            return OK, None
+        print(f"{prog}: error: {_parse_error(complaint.getvalue())}", file=sys.stderr)
+        return WRONG_USE, None
+
+
+def _parse_error(text: str) -> str:
+    """Shorten tyro's boxes to what is wrong and the nearest valid flag."""
+    line = one_line(text)
+    unknown = re.search(r"Unrecognized options: (--[^\s,]+)", line)
+    if unknown:
+        meant = re.search(r"Perhaps you meant: (--[^\s,]+)", line)
+        return f"unknown option {unknown[1]}" + (f": did you mean {meant[1]}?" if meant else "; see --help")
+    return re.split(r" Argument helptext:| For full helptext", line)[0]
+
+
+def one_line(text: str) -> str:
+    """Return text without boxes, colours and line breaks."""
+    without_boxes = re.sub(r"\x1b\[[0-9;]*m|[─-╿]+", " ", text)
+    return " ".join(without_boxes.split())
