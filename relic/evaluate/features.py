@@ -93,7 +93,7 @@ def extract(
 
     Raises:
         FileNotFoundError: no such beton.
-        ValueError: an image does not decode.
+        ValueError: no images, or one that does not decode.
     """
     loader = build_loader(
         data,
@@ -119,8 +119,6 @@ def extract(
                     on_progress(len(batch.index))
     finally:
         loader.close()
-    if not features:
-        raise ValueError(f"{data} holds no images")
     return Features(
         features=torch.cat(features),
         labels=torch.cat(labels),

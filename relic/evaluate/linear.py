@@ -150,7 +150,7 @@ def train_cached(
     if len(settings) == 1:
         return chosen.head(0, held_out_accuracy=None)
     best = chosen.best(train.features[held_out], train.labels[held_out])
-    everything = torch.arange(len(train.labels))
+    everything = torch.cat([held_out, training])
     again = _fit(train, everything, [(best.learning_rate, best.weight_decay)], config, device, on_progress)
     return again.head(0, held_out_accuracy=best.held_out_accuracy)
 
