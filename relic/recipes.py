@@ -127,23 +127,27 @@ def cifar10_r18() -> RunConfig:
     """ResNet-18 of a quarter of the width on 32-pixel images, ten epochs: runs on two CPU cores.
 
     COMMAND: relic pretrain cifar10_r18 --data cifar10.beton
+    What ten epochs ask for, measured on 10,000 images in three epochs each (kNN top-1 on 10,000 others): batches of 32
+    rather than 256 (+5), no predictor (+2.5), torchvision's jitter (+1), all other images as negatives.
+    bfloat16 is fast on CPUs with AVX512-BF16 or AMX; elsewhere take --precision float32.
     """
     return RunConfig(
         recipe="cifar10_r18",
         duration="10ep",
-        batch_size=256,
-        precision="float32",
+        batch_size=32,
         views=ViewsConfig(
             large=CropConfig(count=2, size=32, area=(0.2, 1.0)),
-            small=CropConfig(count=2, size=20, area=(0.05, 0.35)),
-            photometric=PhotometricConfig(blur=(0.0, 0.0)),
+            small=CropConfig(count=2, size=20, area=(0.1, 0.5)),
+            photometric=PhotometricConfig(jitter="torchvision", blur=(0.0, 0.0), solarize=(0.0, 0.0)),
             background=BackgroundConfig(chance=0.0),
         ),
         model=ModelConfig(
-            backbone="resnet18x0.25", stem="cifar", projector_hidden=512, predictor_hidden=512, projection_dim=128
+            backbone="resnet18x0.25", stem="cifar", projector_hidden=512, projection_dim=128, predictor=False
         ),
-        optim=OptimConfig(name="adamw", base_learning_rate=1e-3, warmup="1ep", weight_decay=1e-4, target_decay=0.96),
-        checkpoint=CheckpointConfig(every="5ep"),
+        loss=LossConfig(num_negatives=None, contrastive_weight=1.0, invariance_weight=0.3),
+        optim=OptimConfig(name="adamw", base_learning_rate=8e-3, warmup="5%", weight_decay=1e-4, target_decay=0.5),
+        checkpoint=CheckpointConfig(every="2ep"),
+        log=LogConfig(every="50st", health_every="10%"),
     )
 
 
@@ -156,13 +160,15 @@ def demo() -> RunConfig:
     return replace(
         config,
         recipe="demo",
-        duration="10ep",
-        views=ViewsConfig(
-            large=CropConfig(count=2, size=48, area=(0.2, 1.0)),
-            small=CropConfig(count=2, size=32, area=(0.05, 0.35)),
+        views=replace(
+            config.views,
+            large=CropConfig(count=2, size=64, area=(0.2, 1.0)),
+            small=CropConfig(count=2, size=40, area=(0.1, 0.5)),
             background=BackgroundConfig(chance=0.2),
         ),
-        log=LogConfig(every="5st"),
+        model=replace(config.model, stem="imagenet"),
+        checkpoint=CheckpointConfig(every="5ep"),
+        log=LogConfig(every="20st", health_every="10%"),
     )
 
 

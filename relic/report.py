@@ -156,11 +156,10 @@ def key_figures(run: Run) -> dict[str, str]:
             waited = sum(s.get("seconds", 0.0) * s.get("data_wait", 0.0) for s in run.steps)
             figures["waiting for views"] = f"{waited / seconds:.1%}"
             figures["training time"] = _time(seconds)
-    results = [result for tests in (run.evaluation or {}).get("tests", {}).values() for result in tests.items()]
-    for kind, name in (("linear", "linear"), ("knn@20", "kNN, k = 20")):
-        best = [value for metric, value in results if metric == kind]
-        if best:
-            figures[f"{name}, top-1"] = f"{best[0]:.1%}"
+    for test, results in list(_evaluated(run, "tests").items())[:1]:
+        for metric, name in (("linear", "linear"), ("knn@20", "kNN, k = 20")):
+            if metric in results:
+                figures[f"{name}, on {test}"] = f"{results[metric]:.1%}"
     return figures
 
 
@@ -204,18 +203,42 @@ def _fields(config: RunConfig) -> dict[str, str]:
     return {name: text(value) for name, value in flat.items() if name not in ("recipe", "name", "runs")}
 
 
+def _evaluated(run: Run, key: str) -> dict[str, Any]:
+    return (run.evaluation or {}).get(key, {})
+
+
+def evaluation_sentence(run: Run) -> str:
+    """Say what an evaluation's numbers are and how they were made; empty where there is none."""
+    if run.evaluation is None:
+        return ""
+    known = run.evaluation
+    parts = [
+        f"Accuracy in percent, top-1 where not said otherwise, of {known.get('backbone', run.config.model.backbone)}"
+    ]
+    if known.get("step") is not None:
+        parts.append(f" at step {known['step']:,}")
+    if known.get("train"):
+        parts.append(f"; neighbours and classifiers from {known['train']}")
+    if known.get("view_size"):
+        parts.append(f"; centre crops at {known['view_size']} pixels")
+    if known.get("classes"):
+        parts.append(f"; {known['classes']:,} classes, so chance is {100 / known['classes']:.3g}")
+    return "".join(parts) + "."
+
+
 def evaluation_rows(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Return one row per test set and metric: each run's value, and the paper's where it is comparable."""
     keys: dict[tuple[str, str], None] = {}
     for run in runs:
-        for test, results in (run.evaluation or {}).get("tests", {}).items():
+        for test, results in _evaluated(run, "tests").items():
             keys |= dict.fromkeys((test, metric) for metric, value in results.items() if isinstance(value, float | int))
     rows = []
     for test, metric in keys:
-        values = [(run.evaluation or {}).get("tests", {}).get(test, {}).get(metric) for run in runs]
+        values = [_evaluated(run, "tests").get(test, {}).get(metric) for run in runs]
         rows.append(
             {
                 "test": test,
+                "images": next((n for run in runs if (n := _evaluated(run, "images").get(test))), None),
                 "metric": _RESULTS.get(metric) or metric.replace("knn@", "kNN, k = ").replace("_top5", ", top-5"),
                 "values": ["–" if value is None else f"{100 * value:.1f}" for value in values],
                 "paper": _published(runs, test, metric),
@@ -264,6 +287,7 @@ def render(runs: Sequence[Run]) -> str:
                 "figures": key_figures(run) | ({"origin": origin(run)} if len(runs) > 1 else {}),
                 "origin": origin(run),
                 "views_command": _views_command(run),
+                "conditions": evaluation_sentence(run),
                 "difference": recipe_difference(run),
                 "fields": _fields(run.config),
             }

@@ -109,21 +109,19 @@ def _sample(src: Path, num_images: int) -> tuple[list, list[int], list[str] | No
     treatment = images.Treatment(page_size=MAX_PAGE_SIZE)
     reader = sources.SourceReader()
     pictures, labels, reasons = [], [], []
-    stride = max(len(plan.sources) // num_images, 1)
-    in_turn = [position for start in range(stride) for position in range(start, len(plan.sources), stride)]
-    for position in in_turn:
-        if len(pictures) == num_images:
+    for bucket in np.array_split(np.arange(len(plan.sources)), min(num_images, len(plan.sources))):
+        for position in np.roll(bucket, -(len(bucket) // 2)):
+            source = plan.sources[position]
+            try:
+                stored = images.store(reader.read(source), treatment)
+            except (ValueError, OSError) as error:
+                reasons.append(f"{source.describe()}: {error}")
+                continue
+            pixels = np.frombuffer(stored.payload, np.uint8)
+            shape = (stored.height, stored.width, 3)
+            pictures.append(stored.payload if stored.mode == JPEG else pixels.reshape(shape))
+            labels.append(source.label)
             break
-        source = plan.sources[position]
-        try:
-            stored = images.store(reader.read(source), treatment)
-        except (ValueError, OSError) as error:
-            reasons.append(f"{source.describe()}: {error}")
-            continue
-        pixels = np.frombuffer(stored.payload, np.uint8)
-        shape = (stored.height, stored.width, 3)
-        pictures.append(stored.payload if stored.mode == JPEG else pixels.reshape(shape))
-        labels.append(source.label)
     reader.close()
     if not pictures:
         raise ValueError(f"{src}: none of its {len(plan.sources):,} files is an image ({reasons[0]})")

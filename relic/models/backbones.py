@@ -25,13 +25,9 @@ def resnet(name: str, stem: Stem, padding: Padding) -> nn.Module:
 def timm_model(name: str, stem: Stem, padding: Padding) -> nn.Module:
     """Build `timm:NAME` without its classifier and with random weights."""
     if stem != "imagenet":
-        raise ValueError(
-            f"backbone {name!r} has no stem {stem!r}: use 'imagenet', or a resnet of this project"
-        )
+        raise ValueError(f"backbone {name!r} has no stem {stem!r}: use 'imagenet', or a resnet of this project")
     if padding != "torch":
-        raise ValueError(
-            f"backbone {name!r} has no padding {padding!r}: use 'torch', or a resnet of this project"
-        )
+        raise ValueError(f"backbone {name!r} has no padding {padding!r}: use 'torch', or a resnet of this project")
     try:
         import timm
     except ImportError as error:
@@ -40,9 +36,7 @@ def timm_model(name: str, stem: Stem, padding: Padding) -> nn.Module:
     model_name = name.removeprefix("timm:")
     if not timm.is_model(model_name):
         nearest = difflib.get_close_matches(model_name, timm.list_models(), n=1, cutoff=0.0)[0]
-        raise ValueError(
-            f"unknown backbone {name!r} (timm {timm.__version__}): did you mean 'timm:{nearest}'?"
-        )
+        raise ValueError(f"unknown backbone {name!r} (timm {timm.__version__}): did you mean 'timm:{nearest}'?")
     model = timm.create_model(model_name, pretrained=False, num_classes=0)
     # Some models (MobileNetV3) widen between the trunk and the classifier: count what forward returns.
     model.feature_dim = getattr(model, "head_hidden_size", None) or model.num_features

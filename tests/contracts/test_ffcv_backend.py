@@ -85,9 +85,10 @@ def test_an_abandoned_iterator_leaves_no_thread(centered: Loader):
 
 
 @ffcv
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_a_thread_that_dies_is_an_error_and_no_hang(centered: Loader, monkeypatch: pytest.MonkeyPatch):
     def broken(**arguments):
-        raise SystemExit  # ends a thread quietly
+        raise OSError("the disk is gone")
 
     monkeypatch.setattr(centered._stock, "code", ([(broken, [])], []))
     centered.set_epoch(0)
@@ -119,8 +120,9 @@ def test_buffers_that_do_not_fit_are_named(centered: Loader, monkeypatch: pytest
     assert "\n" not in str(raised.value)
 
 
-def varied(batch: Batch) -> bool:
-    return len({view.numpy().tobytes() for view in batch.large[0]}) == len(batch.index)
+def view_of(batches: list[Batch], index: int) -> bytes:
+    """Return the first large view of an image."""
+    return next(b.large[0][b.index == index].numpy().tobytes() for b in batches if index in b.index)
 
 
 @ffcv
@@ -132,14 +134,10 @@ def test_random_views_follow_the_recipe_as_far_as_ffcv_has_it(tiny_beton: Path, 
         batches = list(loader)
         indices = torch.cat([batch.index for batch in batches]).numpy()
         np.testing.assert_array_equal(indices, sampler.order(NUM_IMAGES, seed=2, epoch=0))
-        assert all(batch.large[0].shape == (6, 24, 24, 3) and varied(batch) for batch in batches)
-        repeats = []
-        for _ in range(3):
-            loader.set_epoch(0)
-            slot = batches[0].index.tolist().index(0) if 0 in batches[0].index else None
-            batch = next(iter(loader)) if slot is not None else list(loader)[1]
-            repeats.append(batch.large[0][batch.index.tolist().index(0)].numpy().tobytes())
-        assert len(set(repeats)) == 3  # FFCV's generators are not seeded: the same image, another view
+        assert all(batch.large[0].shape == (6, 24, 24, 3) for batch in batches)
+        loader.set_epoch(0)
+        # FFCV's generators are not seeded: the same image of the same epoch, another view.
+        assert view_of(list(loader), 0) != view_of(batches, 0)
     finally:
         loader.close()
     assert "EpochIterator" not in alive()

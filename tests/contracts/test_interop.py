@@ -61,6 +61,11 @@ def squares(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+# FFCV changes numba types that key its compiled functions, so numba's finalizer of a collected loader ends in a
+# KeyError, which pytest would lay at the door of whichever test runs then.
+_KEPT: list[Any] = []
+
+
 def ffcv_loader(path: Path, decoders: dict[str, Any]) -> Any:
     """Return stock FFCV's Loader, in random order; several decoders of the same image share a pass."""
     from ffcv.fields.decoders import IntDecoder
@@ -70,7 +75,7 @@ def ffcv_loader(path: Path, decoders: dict[str, Any]) -> Any:
     pipelines: dict[str, Any] = {"image": None, "label": [IntDecoder()]}
     for name, decoder in decoders.items():
         pipelines[name] = PipelineSpec("image", decoder=decoder, transforms=[])
-    return Loader(
+    loader = Loader(
         str(path),
         batch_size=16,
         num_workers=1,
@@ -79,6 +84,8 @@ def ffcv_loader(path: Path, decoders: dict[str, Any]) -> Any:
         seed=1,
         pipelines=pipelines,
     )
+    _KEPT.append(loader)
+    return loader
 
 
 def epoch(loader: Any) -> list[np.ndarray]:

@@ -31,6 +31,8 @@ def test_imagenet_at_300_epochs():
     ],
 )
 def test_what_does_not_fit_is_named(changes, world_size, said):
-    config = dataclasses.replace(recipes.get("cifar10_r18"), **changes)
+    recipe = recipes.get("cifar10_r18")
+    config = dataclasses.replace(recipe, optim=dataclasses.replace(recipe.optim, warmup="1ep"), batch_size=64)
+    config = dataclasses.replace(config, **changes)
     with pytest.raises(ValueError, match=said):
         make_plan(config, num_images=1000, world_size=world_size)
