@@ -235,7 +235,7 @@ def contact_sheet(examples: Sequence[Example], recipe: ViewsConfig, *, heading: 
 def png(picture: np.ndarray) -> bytes:
     """Encode uint8 [H, W, 3] as PNG."""
     buffer = io.BytesIO()
-    Image.fromarray(picture).save(buffer, "PNG", optimize=True)
+    Image.fromarray(picture).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -1,0 +1,132 @@
+"""`relic views`: a PNG from betons, folders and archives; mistakes name the flag."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from relic import config, recipes
+from relic.cli import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """Return a folder of two classes with three JPEGs each and a file that is none."""
+    root = tmp_path_factory.mktemp("images")
+    for number in range(6):
+        path = root / ("ant" if number < 3 else "bee") / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.full((40, 60, 3), 40 * number, np.uint8)).save(path)
+    (root / "ant" / "00.jpg").write_bytes(b"no image")
+    return root
+
+
+def shown(path: Path) -> np.ndarray:
+    image = Image.open(path)
+    assert image.format == "PNG"
+    return np.asarray(image)
+
+
+def test_a_beton_with_masks(tiny_beton, tiny_masks, tmp_path, capsys):
+    out = tmp_path / "grid.png"
+    flags = ["--out", str(out), "--masks", str(tiny_masks), "--images", "2", "--backends", "fused"]
+    assert main(["views", str(tiny_beton), *flags]) == 0
+    assert str(out) in capsys.readouterr().out
+    one = shown(out)
+    assert one.ndim == 3
+    assert main(["views", str(tiny_beton), *flags, "--seed", "1"]) == 0
+    other = shown(out)
+    assert one.shape != other.shape or (one != other).any()
+
+
+def test_plates_swap_backgrounds(tiny_beton, tiny_masks, tiny_plates, tmp_path):
+    """With a recipe that removes backgrounds, giving plates changes the pixels."""
+    flags = ["--masks", str(tiny_masks), "--images", "6", "--backends", "fused"]
+    assert main(["views", str(tiny_beton), "--out", str(tmp_path / "a.png"), *flags]) == 0
+    assert main(["views", str(tiny_beton), "--out", str(tmp_path / "b.png"), *flags, "--plates", str(tiny_plates)]) == 0
+    assert (shown(tmp_path / "a.png") != shown(tmp_path / "b.png")).any()
+
+
+def test_a_folder_and_a_tar_give_the_same_sheet(folder, tmp_path):
+    archive = tmp_path / "images.tar"
+    with tarfile.open(archive, "w") as tar:
+        tar.add(folder, arcname=".")
+    for source, name in ((folder, "a.png"), (archive, "b.png")):
+        assert main(["views", str(source), "--out", str(tmp_path / name), "--images", "3", "--backends", "fused"]) == 0
+    first, second = shown(tmp_path / "a.png"), shown(tmp_path / "b.png")
+    np.testing.assert_array_equal(first[60:], second[60:])  # the heading names the source
+
+
+def test_a_folder_is_sampled_across_its_classes(folder, monkeypatch, tmp_path):
+    from relic import pictures
+
+    titles = []
+    draw = pictures.contact_sheet
+    monkeypatch.setattr(
+        pictures, "contact_sheet", lambda found, *rest, **named: titles.extend(found) or draw(found, *rest, **named)
+    )
+    assert main(["views", str(folder), "--out", str(tmp_path / "a.png"), "--images", "6", "--backends", "fused"]) == 0
+    classes = [example.title.split()[-1] for example in titles]
+    assert sorted(classes) == ["ant"] * 3 + ["bee"] * 3
+    titles.clear()
+    assert main(["views", str(folder), "--out", str(tmp_path / "a.png"), "--images", "2", "--backends", "fused"]) == 0
+    assert {example.title.split()[-1] for example in titles} == {"ant", "bee"}
+
+
+def test_a_run_directory_is_a_recipe(tiny_beton, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    config.save(recipes.get("relic_r50"), run / "config.yaml")
+    for recipe, name in (("relic_r50", "a.png"), (str(run), "b.png")):
+        flags = ["--out", str(tmp_path / name), "--images", "1", "--backends", "fused", "--recipe", recipe]
+        assert main(["views", str(tiny_beton), *flags]) == 0
+    np.testing.assert_array_equal(shown(tmp_path / "a.png")[60:], shown(tmp_path / "b.png")[60:])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ("BETON --out x.jpg", "--out x.jpg is no .png file"),
+        ("BETON --out no/such/x.png", "no/such: no such folder for --out"),
+        ("BETON --recipe demmo", "no recipe 'demmo': did you mean 'demo'?"),
+        ("BETON --backends refrence", "did you mean 'reference'?"),
+        ("BETON --images 0", "num_images=0"),
+        ("nowhere", "nowhere: no such folder"),
+        ("FOLDER --masks x.masks", "--masks belong to a beton"),
+        ("JUNK", "none of its 1 files is an image"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, said, tiny_beton, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "junk").mkdir()
+    (tmp_path / "junk" / "a.jpg").write_bytes(b"no image")
+    named = {"BETON": str(tiny_beton), "FOLDER": str(folder), "JUNK": str(tmp_path / "junk")}
+    assert main(["views", *(named.get(word, word) for word in arguments.split())]) == 1
+    error = capsys.readouterr().err
+    assert said in error
+    assert len(error.splitlines()) == 1
+    assert not list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.realdata
+def test_backends_agree_on_photographs(imagenet_files, tmp_path, monkeypatch, capsys):
+    """The difference that the sheet prints beside the fused row is below the stated grey level."""
+    from relic import pictures
+
+    differences = []
+    measure = pictures._difference
+    monkeypatch.setattr(pictures, "_difference", lambda *views: differences.append(measure(*views)) or differences[-1])
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for path in imagenet_files[::250]:
+            tar.add(path, arcname=f"{path.parent.name}/{path.name}")
+    (tmp_path / "photographs.tar").write_bytes(buffer.getvalue())
+    flags = ["--out", str(tmp_path / "a.png"), "--images", "2", "--recipe", "relicv2_r50_300ep"]
+    assert main(["views", str(tmp_path / "photographs.tar"), *flags]) == 0
+    assert len(differences) == 2
+    assert 0 < max(differences) < 1
