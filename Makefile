@@ -9,14 +9,15 @@ DEMO := runs/demo-data
 .PHONY: demo test lint clean
 
 demo: $(VENV)/demo-ready
-	$(RELIC) data synthetic $(DEMO) --train 4000 --test 1000
-	$(RELIC) data convert $(DEMO)/train $(DEMO)/train.beton --overwrite
-	$(RELIC) data convert $(DEMO)/test $(DEMO)/test.beton --overwrite
-	$(RELIC) data convert $(DEMO)/test_shifted $(DEMO)/test_shifted.beton --overwrite
+	rm -rf $(DEMO) runs/demo
+	$(RELIC) data synthetic $(DEMO) --train 3000 --test 1000
+	$(RELIC) data convert $(DEMO)/train $(DEMO)/train.beton
+	$(RELIC) data convert $(DEMO)/test $(DEMO)/test.beton
+	$(RELIC) data convert $(DEMO)/test_shifted $(DEMO)/test_shifted.beton
 	$(RELIC) masks infer $(DEMO)/train.beton --out $(DEMO)/train.masks
-	rm -rf runs/demo
 	$(RELIC) pretrain demo --data $(DEMO)/train.beton --masks $(DEMO)/train.masks
 	$(RELIC) evaluate runs/demo --test test=$(DEMO)/test.beton --test test_shifted=$(DEMO)/test_shifted.beton
+	$(RELIC) views $(DEMO)/train.beton --masks $(DEMO)/train.masks --recipe runs/demo --out runs/demo/views.png
 	$(RELIC) report runs/demo
 
 test: $(VENV)/test-ready
