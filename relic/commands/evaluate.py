@@ -201,7 +201,7 @@ def print_table(record: dict[str, Any]) -> None:
     """Print accuracies in percent: a rich table on a terminal, aligned columns elsewhere."""
     metrics = list(dict.fromkeys(metric for results in record["tests"].values() for metric in results))
     titles = [metric.replace("_top5", " top-5").replace("_per_class", " per class") for metric in metrics]
-    rows = [["test", "images", *titles]]
+    rows = [["test set", "images", *titles]]
     for name, results in record["tests"].items():
         rows.append([name, f"{record['images'][name]:,}", *(f"{100 * results[metric]:.2f}" for metric in metrics)])
     if sys.stdout.isatty():

@@ -39,7 +39,7 @@ def knn(
         ValueError: a K that is no positive number or larger than the images to choose from.
     """
     config = config or KnnConfig()
-    _check_k(config.k, len(train.features) - leave_one_out)
+    check_k(config.k, len(train.features) - leave_one_out)
     similarities, neighbours = nearest(
         train.features, test.features, max(config.k), leave_one_out=leave_one_out, device=device
     )
@@ -57,6 +57,16 @@ def knn(
         top1, top5 = (hits.double() / len(test.labels)).tolist()
         results |= {f"knn@{k}": top1, f"knn@{k}_top5": top5}
     return results
+
+
+def check_k(ks: Sequence[int], available: int) -> None:
+    """Raise ValueError for numbers of neighbours that are none, or more than the images to choose from."""
+    if not ks or min(ks) < 1:
+        raise ValueError(f"knn.k is {' '.join(map(str, ks)) or 'empty'}: give numbers of neighbours such as 10 20")
+    if max(ks) > available:
+        raise ValueError(
+            f"knn.k={max(ks)} is more neighbours than the {available} training images to choose from: lower --knn.k"
+        )
 
 
 def nearest(
@@ -115,12 +125,3 @@ def _hits(votes: Tensor, labels: Tensor) -> Tensor:
     values, classes = votes.topk(min(5, votes.shape[1]), dim=1)
     right = (classes == labels[:, None]) & (values > 0)
     return torch.stack([right[:, 0].sum(), right.any(1).sum()])
-
-
-def _check_k(ks: Sequence[int], available: int) -> None:
-    if not ks or min(ks) < 1:
-        raise ValueError(f"knn.k is {' '.join(map(str, ks)) or 'empty'}: give numbers of neighbours such as 10 20")
-    if max(ks) > available:
-        raise ValueError(
-            f"knn.k={max(ks)} is more neighbours than the {available} training images to choose from: lower --knn.k"
-        )

@@ -247,8 +247,11 @@ def settings_of(config: LinearConfig) -> list[tuple[float, float]]:
     """Return (learning rate, weight decay) of every head of the sweep.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or they are not to be trained at all.
     """
+    for field, value in (("epochs", config.epochs), ("batch_size", config.batch_size)):
+        if value < 1:
+            raise ValueError(f"linear.{field}={value} must be 1 or more")
     settings = list(itertools.product(config.learning_rates, config.weight_decays))
     if not settings:
         raise ValueError("the linear sweep is empty: give --linear.learning-rates and --linear.weight-decays a value")

@@ -18,8 +18,8 @@ from relic.console import Progress
 from relic.evaluate.config import Conditions, KnnConfig, LinearConfig, Protocol
 from relic.evaluate.features import Features, center_share, extract
 from relic.evaluate.health import health
-from relic.evaluate.knn import knn
-from relic.evaluate.linear import Head, accuracy, epochs_of, mode, train_augmented, train_cached
+from relic.evaluate.knn import check_k, knn
+from relic.evaluate.linear import Head, accuracy, epochs_of, mode, split, train_augmented, train_cached
 from relic.weights import LoadedBackbone
 
 HEALTH_IMAGES = 2_048  # of the training set, evenly spaced: its SVD takes a second
@@ -112,6 +112,11 @@ def evaluate(
         ValueError: an image does not decode, or a setting does not fit the data.
     """
     start = time.perf_counter()
+    # Settings first: on ImageNet the features take half an hour.
+    if "knn" in protocols:
+        check_k(knn_config.k, data.train.num_images - any(each.is_training_set for each in data.tests.values()))
+    if "linear" in protocols:
+        split(data.train.num_images, linear_config)
     backbone = loaded.backbone.to(conditions.device)
     linear_mode = mode(linear_config, data.train.num_images) if "linear" in protocols else None
 
