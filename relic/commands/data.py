@@ -41,7 +41,7 @@ def convert(
         source: Folder with a folder per class; folder of images without classes; .tar, or folder or 'glob' of .tar
             files (ImageNet's own too); .zip.
         out: The beton to make; class names go into OUT.beton.classes.txt.
-        workers: Processes; by default one per core.
+        workers: Most processes, small data sets take fewer; by default one per core.
         max_side: Make images with a longer side smaller, antialiased, and store them as JPEG; never enlarges.
         quality: JPEG quality of those, 1 to 100; 90 by default.
         per_class: Take only so many files of each class, in sorted order.

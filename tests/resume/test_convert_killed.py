@@ -18,7 +18,7 @@ KILLED = """
 import os, signal, sys
 from pipelines.prepare import convert as module
 
-module.CHUNK_IMAGES = 4
+module.CHUNK_IMAGES, module.CHUNKS_WORTH_A_WORKER = 4, 1
 done = 0
 
 def count(n):

@@ -49,6 +49,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.fixture
 def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "CHUNK_IMAGES", 2)
+    monkeypatch.setattr(module, "CHUNKS_WORTH_A_WORKER", 1)
 
 
 def run(source: Path, out: Path, **options) -> Summary:
@@ -116,8 +117,12 @@ def test_names_that_are_not_utf8(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_small_chunks")
 def test_same_bytes_from_any_number_of_workers_and_chunks(source: Path, tmp_path: Path, monkeypatch) -> None:
+    started = []
+    start = crew._Worker.__enter__
+    monkeypatch.setattr(crew._Worker, "__enter__", lambda self: started.append(self) or start(self))
     for name, workers in (("one", 1), ("three", 3)):
         run(source, tmp_path / f"{name}.beton", workers=workers)
+        assert len(started) == (3 if workers == 3 else 0)
     monkeypatch.setattr(module, "CHUNK_IMAGES", 100)
     run(source, tmp_path / "whole.beton")
     first = (tmp_path / "one.beton").read_bytes()
@@ -315,6 +320,7 @@ def test_a_failing_disk_stops_rather_than_thinning_out_the_data(source: Path, tm
 
 def test_a_worker_reports_its_own_errors(source: Path, tmp_path: Path, monkeypatch) -> None:
     """The partial file vanishes before the workers open it."""
+    monkeypatch.setattr(module, "CHUNKS_WORTH_A_WORKER", 0.5)
     start = crew._Worker.__init__
 
     def without_partial(self, partial: Path, *rest) -> None:

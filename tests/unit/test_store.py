@@ -55,9 +55,11 @@ def test_layout_on_disk(tmp_path: Path) -> None:
 
 def test_many_images_push_the_masks_back_by_whole_blocks(tmp_path: Path) -> None:
     with MaskStoreWriter(tmp_path / "x.masks", BLOCK + 1, FINGERPRINT) as writer:
+        writer.write(0, MASKS[1] | True)
         writer.write(BLOCK, MASKS[2])
     with MaskStore(tmp_path / "x.masks") as store:
-        assert (~store.absent).nonzero()[0].tolist() == [BLOCK]
+        assert (~store.absent).nonzero()[0].tolist() == [0, BLOCK]
+        assert store.mask(0).all()
         np.testing.assert_array_equal(store.mask(BLOCK), MASKS[2])
 
 
