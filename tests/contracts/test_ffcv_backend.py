@@ -126,10 +126,8 @@ def view_of(batches: list[Batch], index: int) -> bytes:
 
 
 @ffcv
-def test_random_views_follow_the_recipe_as_far_as_ffcv_has_it(tiny_beton: Path, capsys: pytest.CaptureFixture):
-    recipe = ViewsConfig(large=CropConfig(count=1, size=24), small=CropConfig(count=0, size=1))
-    loader = build_loader(tiny_beton, recipe, batch_size=6, seed=2, backend="ffcv", num_threads=1)
-    assert capsys.readouterr().err.count("\n") == 1
+def test_random_views_follow_the_order_but_not_the_seed(tiny_beton: Path):
+    loader = build_loader(tiny_beton, supervised_views(24), batch_size=6, seed=2, backend="ffcv", num_threads=1)
     try:
         batches = list(loader)
         indices = torch.cat([batch.index for batch in batches]).numpy()
@@ -141,6 +139,34 @@ def test_random_views_follow_the_recipe_as_far_as_ffcv_has_it(tiny_beton: Path, 
     finally:
         loader.close()
     assert "EpochIterator" not in alive()
+
+
+@ffcv
+def test_each_view_has_a_pipeline_of_what_ffcv_can_do(tiny_beton: Path):
+    """Not run here: numba compiles each operation of each view anew, for twenty seconds."""
+    recipe = ViewsConfig(
+        large=CropConfig(count=1, size=24, area=(0.2, 0.9)),
+        small=CropConfig(count=1, size=8, placement="center", center_share=1.0),
+        photometric=PhotometricConfig(flip=0.4, jitter_chance=0.7, brightness=0.1, contrast=0.2, saturation=0.3),
+    )
+    loader = build_loader(tiny_beton, recipe, batch_size=2, backend="ffcv")
+    large, small = (loader._stock.pipeline_specs[name] for name in ("large 0", "small 0"))
+    loader.close()
+    assert (large.decoder.output_size, large.decoder.scale, large.decoder.ratio) == (
+        (24, 24),
+        (0.2, 0.9),
+        (3 / 4, 4 / 3),
+    )
+    assert (small.decoder.output_size, small.decoder.ratio) == ((8, 8), 1.0)
+    for spec in (large, small):
+        flip, *jitter, to_tensor = spec.transforms
+        assert flip.flip_prob == 0.4
+        assert [(type(operation).__name__, operation.magnitude, operation.p) for operation in jitter] == [
+            ("RandomBrightness", 0.1, 0.7),
+            ("RandomContrast", 0.2, 0.7),
+            ("RandomSaturation", 0.3, 0.7),
+        ]
+        assert type(to_tensor).__name__ == "ToTensor"
 
 
 @ffcv

@@ -113,9 +113,7 @@ def largest_gap(ours: np.ndarray, theirs: np.ndarray) -> float:
 )
 def test_boxes_are_distributed_as_torchvision_draws_them(height: int, width: int, area: tuple[float, float]):
     crop = CropConfig(count=4, size=224, area=area)
-    ours = draw(
-        ViewsConfig(large=crop, small=replace(crop, count=0)), 1000, height=height, width=width
-    ).reshape(-1)
+    ours = draw(ViewsConfig(large=crop, small=replace(crop, count=0)), 1000, height=height, width=width).reshape(-1)
     theirs = torchvision_boxes(4000, height=height, width=width, crop=crop)
     top, left, high, wide = (ours[name].astype(float) for name in BOX)
     their_top, their_left, their_high, their_wide = theirs.T.astype(float)
@@ -146,9 +144,7 @@ def test_where_no_box_fits_the_largest_central_one_of_an_allowed_ratio_is_taken(
 def test_a_central_box_is_the_share_of_the_shorter_side():
     table = draw(evaluation_views(224), 2, height=256, width=301)
     assert table[[*BOX]].tolist() == [[(16, 38, 224, 224)]] * 2
-    assert draw(evaluation_views(32, center_share=1.0), 1, height=9, width=4)[[*BOX]].tolist() == [
-        [(2, 0, 4, 4)]
-    ]
+    assert draw(evaluation_views(32, center_share=1.0), 1, height=9, width=4)[[*BOX]].tolist() == [[(2, 0, 4, 4)]]
     assert draw(evaluation_views(32), 1, height=1, width=3)[[*BOX]].tolist() == [[(0, 1, 1, 1)]]
 
 
@@ -232,9 +228,7 @@ def test_views_and_images_are_independent(table: np.ndarray):
         ("blur_sigma", 0.1, 2.0, 0.0),
     ],
 )
-def test_strengths_are_uniform_between_their_limits(
-    table: np.ndarray, name: str, low: float, high: float, off: float
-):
+def test_strengths_are_uniform_between_their_limits(table: np.ndarray, name: str, low: float, high: float, off: float):
     drawn = table[name][table[name] != np.float32(off)].astype(float)
     assert low - 1e-6 <= drawn.min()
     assert drawn.max() <= high + 1e-6
@@ -292,9 +286,7 @@ def test_any_subset_in_any_order_gives_the_same_rows(chosen: list[int], seed: in
     heights, widths = np.arange(60) * 7 % 90 + 1, np.arange(60) * 11 % 70 + 1
     whole = views.draw(SWAPS, seed=seed, epoch=epoch, indices=np.arange(60), heights=heights, widths=widths)
     picked = np.array(chosen, np.int64)
-    part = views.draw(
-        SWAPS, seed=seed, epoch=epoch, indices=picked, heights=heights[picked], widths=widths[picked]
-    )
+    part = views.draw(SWAPS, seed=seed, epoch=epoch, indices=picked, heights=heights[picked], widths=widths[picked])
     assert part.shape == (len(chosen), 6)
     assert (part == whole[picked]).all()
 

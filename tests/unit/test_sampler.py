@@ -66,9 +66,7 @@ def test_a_constant_global_batch_trains_on_the_same_images(world_size: int):
             for rank in range(world_size)
         ]
         for step in range((num_images - start) // global_batch):
-            trained = np.concatenate(
-                [share[step * local_batch : (step + 1) * local_batch] for share in shares]
-            )
+            trained = np.concatenate([share[step * local_batch : (step + 1) * local_batch] for share in shares])
             first = start + step * global_batch
             assert set(trained) == set(alone[first : first + global_batch])
 
