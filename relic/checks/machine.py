@@ -15,6 +15,7 @@ from pathlib import Path
 
 from relic.checks.check import Check
 
+MEMORY = Path("/proc/meminfo")
 LEAST_SHARED_MEMORY = 1 << 30  # NCCL's rings between GPUs of a machine lie there; Docker gives 64 MB
 LEAST_OPEN_FILES = 1024
 READ_SECONDS, READ_BYTES, READ_THREADS = 1.5, 256 << 20, 8
@@ -45,8 +46,7 @@ def _processor() -> str:
 
 def memory() -> Iterator[Check]:
     """Tell the main memory that is free, container limit included."""
-    path = Path("/proc/meminfo")
-    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", path.read_text())) if path.is_file() else {}
+    sizes = dict(re.findall(r"(\w+):\s+(\d+) kB", MEMORY.read_text())) if MEMORY.is_file() else {}
     if "MemAvailable" not in sizes:
         yield Check(name="memory", status="ok", detail="not known on this system")
         return

@@ -167,8 +167,7 @@ def _gpu(number: int) -> Check:
     return Check(name=f"GPU {number}", status="ok", detail=f"{what}, bfloat16")
 
 
-def _driver_version() -> str | None:
-    path = Path("/proc/driver/nvidia/version")
+def _driver_version(path: Path = Path("/proc/driver/nvidia/version")) -> str | None:
     if not path.is_file():
         return None
     found = re.search(r"(\d+\.\d+(?:\.\d+)?)  ", path.read_text())

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.config import BackgroundConfig, ViewsConfig
 from relic import config, recipes
 from relic.cli import main
+from relic.config import RunConfig
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +47,17 @@ def test_a_beton_with_masks(tiny_beton, tiny_masks, tmp_path, capsys):
 
 
 def test_plates_swap_backgrounds(tiny_beton, tiny_masks, tiny_plates, tmp_path):
-    """With a recipe that removes backgrounds, giving plates changes the pixels."""
-    flags = ["--masks", str(tiny_masks), "--images", "6", "--backends", "fused"]
+    """With views that remove backgrounds, giving plates changes the pixels."""
+    run = tmp_path / "run"
+    run.mkdir()
+    config.save(
+        RunConfig(recipe="test", views=ViewsConfig(background=BackgroundConfig(chance=1.0))), run / "config.yaml"
+    )
+    flags = ["--recipe", str(run), "--masks", str(tiny_masks), "--images", "2", "--backends", "fused"]
     assert main(["views", str(tiny_beton), "--out", str(tmp_path / "a.png"), *flags]) == 0
     assert main(["views", str(tiny_beton), "--out", str(tmp_path / "b.png"), *flags, "--plates", str(tiny_plates)]) == 0
-    assert (shown(tmp_path / "a.png") != shown(tmp_path / "b.png")).any()
+    first, second = shown(tmp_path / "a.png"), shown(tmp_path / "b.png")
+    assert (first != second).any(2).sum() > 200**2
 
 
 def test_a_folder_and_a_tar_give_the_same_sheet(folder, tmp_path):
