@@ -246,13 +246,6 @@ def test_every_rank_gets_as_many_batches_even_if_one_is_empty(make: Make, backen
     assert sizes == [[1, 1], [1, 0]]
 
 
-@pytest.mark.parametrize("backend", TABLE_BACKENDS)
-def test_less_than_one_batch_is_refused(make: Make, backend: str, tiny_beton: Path):
-    with pytest.raises(ValueError, match="12 images, fewer than one batch of 14") as raised:
-        make(backend, batch_size=7, world_size=2)
-    assert str(tiny_beton) in str(raised.value)
-
-
 # ---- life and death ---------------------------------------------------------------------------------------
 
 
@@ -395,9 +388,6 @@ def test_where_no_image_decodes_the_first_is_named(
         next(iter(loader))
 
 
-# ---- masks and plates -------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("backend", DECODING_BACKENDS)
 def test_only_large_views_of_images_with_a_mask_lose_their_background(make: Make, backend: str):
     recipe = ViewsConfig(large=WHOLE, small=CropConfig(count=1, size=20), background=BackgroundConfig(chance=1.0))
@@ -407,27 +397,3 @@ def test_only_large_views_of_images_with_a_mask_lose_their_background(make: Make
     assert changed >= set(range(NUM_IMAGES)) - {2, 4, 5, 6}
     assert not changed & {2, 5}
     assert all(masked[index][1] == plain[index][1] for index in plain)
-
-
-def test_masks_of_another_beton_are_refused(make: Make, corrupt_beton: Path, tiny_beton: Path, tmp_path: Path):
-    from saliency.store import MaskStoreWriter
-
-    with MaskStoreWriter(tmp_path / "other.masks", NUM_IMAGES, "0" * 64):
-        pass
-    with pytest.raises(ValueError, match=r"other\.masks"):
-        make("fused", masks=tmp_path / "other.masks")
-
-
-def test_swaps_without_plates_are_refused(make: Make, tiny_plates: Path, tmp_path: Path):
-    swaps = ViewsConfig(background=BackgroundConfig(mode="swap"))
-    with pytest.raises(ValueError, match="needs plates"):
-        make("fused", recipe=swaps)
-    make("fused", recipe=swaps, plates=tiny_plates)
-    np.save(tmp_path / "gray.npy", np.zeros((2, 8, 8), np.uint8))
-    with pytest.raises(ValueError, match=r"gray\.npy holds uint8 \(2, 8, 8\)"):
-        make("fused", recipe=swaps, plates=tmp_path / "gray.npy")
-
-
-def test_an_unknown_backend_is_answered_with_the_nearest(make: Make):
-    with pytest.raises(ValueError, match="did you mean 'fused'"):
-        make("fuzed")
