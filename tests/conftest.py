@@ -14,6 +14,9 @@ from PIL import Image
 ROOT = Path(__file__).parent.parent
 EXTRA_MODULES = {"ffcv": "ffcv", "dali": "nvidia.dali"}
 
+# Stock FFCV runs numba's parallel loops, and numba's TBB layer can wait for ever when the process exits (docs/ffcv.md).
+os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
+
 # A busy machine is no failure: examples may take as long as they take.
 settings.register_profile("relic", deadline=None)
 settings.load_profile("relic")

@@ -189,7 +189,10 @@ def import_ffcv() -> None:
         warnings.simplefilter("ignore")  # it imports distutils
         from ffcv.memory_managers import OSCacheManager
         from ffcv.pipeline.compiler import Compiler
-    from numba import types
+    from numba import config, types
+
+    # TBB's pool can wait for ever at exit where the process may use fewer CPUs than numba counted (taskset, cgroups).
+    config.THREADING_LAYER = "omp"
 
     def compile_reader(manager: Any) -> Any:
         payload, table = types.Array(types.uint8, 1, "C", readonly=True), types.uint64[::1]
