@@ -263,7 +263,7 @@ def _block(example: Example, recipe: ViewsConfig, lefts: list[int], widths: list
         if backend in OWN_VIEWS:
             label = f"{backend}: views of its own"
         elif number:
-            label = f"{backend}, differs by {_difference(first, rendered):.2f} grey levels"
+            label = f"{backend}, off by {_difference(first, rendered):.2f}"
         _write_upright(block, label, _MARGIN + _STORED_WIDTH + _GAP, top, cell)
         for view, left in zip(rendered, lefts, strict=True):
             picture = Image.fromarray(np.ascontiguousarray(view))

@@ -34,7 +34,8 @@ class LoadedBackbone:
     stem: Stem
     padding: Padding
     view_size: int
-    """Side of the views to evaluate with, in pixels: 224 with stem imagenet, the run's large views with stem cifar."""
+    """Side of the views to evaluate with, in pixels: that of the run's large views; 224 where no run is known (32 with
+    stem cifar)."""
     config: RunConfig | None
     """The run's configuration; None for a weights file."""
     step: int | None
@@ -95,10 +96,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def view_size_for(stem: Stem, config: RunConfig | None) -> int:
-    """Return the side of the views that a backbone is evaluated with."""
-    if stem == "imagenet":
-        return PHOTOGRAPH_VIEW_SIZE
-    return SMALL_VIEW_SIZE if config is None else config.views.large.size
+    """Return the side of the views that a backbone is evaluated with: that of the large views it was trained on."""
+    if config is not None:
+        return config.views.large.size
+    return PHOTOGRAPH_VIEW_SIZE if stem == "imagenet" else SMALL_VIEW_SIZE
 
 
 def padding_of(backbone: nn.Module) -> Padding:

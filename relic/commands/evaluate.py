@@ -38,7 +38,7 @@ def evaluate(
         test: Labelled beton to test on, named after the file or by NAME=; give it again for more.
         protocols: Which to run.
         backbone: Name of the backbone of a weights file that does not say it.
-        view_size: Side of the views in pixels; by default 224, or that of the run's large views with stem cifar.
+        view_size: Side of the views in pixels; by default that of the run's large views, 224 for other weights.
         center_share: Side of the centre crop as a share of the image's shorter side; by default 0.875, or 1 where no
             training image is larger than 64 pixels.
         batch_size: Images per batch of the backbone.

@@ -102,6 +102,8 @@ def test_held_out_images_choose_the_best_of_the_sweep():
     """A rate of zero learns nothing and an infinite one diverges to NaN: the working one between must win."""
     head = train_cached(toy(600, 0), replace(QUICK, learning_rates=(0.0, 0.3, math.inf)))
     assert head.learning_rate == 0.3
+    # NaN logits make argmax say class 0, as logits that are all zero do: that must not win either.
+    assert train_cached(toy(600, 0), replace(QUICK, learning_rates=(math.inf, 0.0))).learning_rate == 0.0
     head = train_cached(toy(600, 0), replace(QUICK, learning_rates=(0.3,), weight_decays=(1.0, 1e-4)))
     assert head.weight_decay == 1e-4
 

@@ -62,9 +62,9 @@ def test_a_supervised_run_brings_its_classifier(tmp_path):
     assert torch.equal(loaded.classifier[1], networks.fc.bias)
 
 
-def test_photographs_are_evaluated_at_224(tmp_path):
+def test_a_run_is_evaluated_at_the_size_of_its_large_views(tmp_path):
     stored_run(tmp_path / "photographs", model=replace(SMALL, stem="imagenet"))
-    assert load_backbone(tmp_path / "photographs").view_size == 224
+    assert load_backbone(tmp_path / "photographs").view_size == 24
 
 
 @pytest.mark.parametrize(
