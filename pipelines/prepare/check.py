@@ -60,7 +60,7 @@ def check_images(path: Path, indices: range) -> list[tuple[int, str]]:
                 if found != said:
                     raise ValueError(f"is {found[1]} x {found[0]} pixels, the table says {said[1]} x {said[0]}")
                 check_whole(data, header)
-                check_decodes(data, header.components)
+                check_decodes(data)
             except ValueError as error:
                 bad.append((index, str(error)))
     return bad

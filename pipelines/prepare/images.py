@@ -80,7 +80,7 @@ def store(data: bytes, treatment: Treatment) -> Stored:
             raise Rejected(f"more than 8 bits per channel: {header.precision} bits")
         jpeg.check_whole(data, header)
         if treatment.verify == "full" and header.common:
-            jpeg.check_decodes(data, header.components)
+            jpeg.check_decodes(data)
     except Rejected:
         raise
     except ValueError as error:

@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from making import decoded, encoded, pixels, with_orientation
 from PIL import Image, ImageOps
 
@@ -52,8 +50,9 @@ def difference(data: bytes, image: Image.Image) -> float:
         encoded(1, 1),
         PHOTO + b"anything after the end",
         PHOTO + bytes(100),
+        encoded(60, 80, 1, progressive=True) + bytes(100),
     ],
-    ids=["rgb", "gray", "progressive", "restarts", "one pixel", "tail", "zeros"],
+    ids=["rgb", "gray", "progressive", "restarts", "one pixel", "tail", "zeros", "progressive zeros"],
 )
 def test_jpegs_keep_their_bytes(data: bytes, verify) -> None:
     stored = store(data, replace(AS_IT_IS, verify=verify))
@@ -132,12 +131,12 @@ def _with_exif(tiff: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("verify", ["full", "header"])
-@given(share=st.floats(0, 0.9999))
-def test_a_cut_jpeg_is_rejected_wherever_it_is_cut(verify, share: float) -> None:
-    cut = PHOTO[: int(share * len(PHOTO))]
-    assert reason(cut, replace(AS_IT_IS, verify=verify)).startswith(("truncated", "empty", "not a JPEG"))
-    padded = cut + bytes(len(PHOTO) - len(cut))
-    assert reason(padded, replace(AS_IT_IS, verify=verify))
+def test_a_cut_jpeg_is_rejected_wherever_it_is_cut(verify) -> None:
+    photo = encoded(24, 24, 1, quality=50)
+    for end in range(len(photo)):
+        treatment = replace(AS_IT_IS, verify=verify)
+        assert reason(photo[:end], treatment).startswith(("truncated", "empty", "not a JPEG"))
+        assert reason(photo[:end] + bytes(len(photo) - end), treatment)
 
 
 @pytest.mark.parametrize("verify", ["full", "header"])
@@ -164,7 +163,7 @@ def test_damage_in_the_middle_is_found_by_full_verification_only() -> None:
     assert store(bytes(data), replace(AS_IT_IS, verify="header")).mode == JPEG
     assert reason(bytes(data)).startswith(("damaged", "truncated"))
     with pytest.raises(ValueError, match="Corrupt JPEG data"):
-        check_decodes(bytes(data), 3)
+        check_decodes(bytes(data))
 
 
 @pytest.mark.parametrize(
@@ -246,14 +245,14 @@ def test_a_camera_file_of_several_jpegs_is_a_jpeg() -> None:
 
 
 def test_what_does_not_fit_a_page_names_the_mend() -> None:
-    data = encoded(1000, 1100, 1, file_format="PNG", compress_level=1)
-    treatment = replace(AS_IT_IS, page_size=2 * MIB)
+    data = encoded(600, 700, 1, file_format="PNG", compress_level=1)
+    treatment = replace(AS_IT_IS, page_size=MIB)
     assert reason(data, treatment) == (
-        "does not fit a page: its pixels take 3,300,000 bytes, a page has 2 MiB; use --page-size 4MiB or --max-side"
+        "does not fit a page: its pixels take 1,260,000 bytes, a page has 1 MiB; use --page-size 2MiB or --max-side"
     )
-    assert store(data, replace(treatment, page_size=4 * MIB)).mode == RAW
+    assert store(data, replace(treatment, page_size=2 * MIB)).mode == RAW
     assert store(data, replace(treatment, max_side=500)).mode == JPEG
-    assert reason(encoded(9, 9) + bytes(3 * MIB), treatment).startswith("does not fit a page: the file takes")
+    assert reason(encoded(9, 9) + bytes(2 * MIB), treatment).startswith("does not fit a page: the file takes")
 
 
 def test_sides_and_areas_beyond_the_format() -> None:
