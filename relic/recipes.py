@@ -164,7 +164,7 @@ def demo() -> RunConfig:
             config.views,
             large=CropConfig(count=2, size=64, area=(0.2, 1.0)),
             small=CropConfig(count=2, size=40, area=(0.1, 0.5)),
-            background=BackgroundConfig(chance=0.2),
+            background=BackgroundConfig(chance=0.4),
         ),
         model=replace(config.model, stem="imagenet"),
         checkpoint=CheckpointConfig(every="5ep"),
