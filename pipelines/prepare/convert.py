@@ -58,7 +58,7 @@ class ConvertConfig:
     """Take so many files of each class, in sorted order; None takes all."""
     skip_per_class: int = 0
     """Skip so many files of each class first."""
-    exif: Literal["upright", "ignore"] = "upright"
+    exif: Literal["upright", "ignore"] = "ignore"
     """`upright` stores turned photographs as upright pixels; `ignore` copies them, as torchvision reads them."""
     verify: Literal["full", "header"] = "header"
     """`header` looks whether a JPEG is whole (markers, sizes, end); `full` decodes it, at a fifth of the speed."""

@@ -43,8 +43,8 @@ class Treatment:
     """Images whose longer side exceeds this are made smaller (antialiased) and stored as JPEG; others not."""
     quality: int = 90
     """JPEG quality of what `max_side` makes smaller."""
-    exif: Literal["upright", "ignore"] = "upright"
-    """`upright` turns pixels as EXIF says; `ignore` leaves them, as torchvision's loader does."""
+    exif: Literal["upright", "ignore"] = "ignore"
+    """`ignore` leaves a turned image as torchvision's loader reads it; `upright` stores its upright pixels."""
     verify: Literal["full", "header"] = "header"
     """`header` looks whether a JPEG is whole, which finds every cut; `full` decodes it, which finds damage too."""
 

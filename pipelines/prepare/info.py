@@ -12,7 +12,7 @@ from pipelines.prepare.jpeg import read_header
 from saliency.store import MaskStore
 
 # Each header touches another page of the file, so a large beton is sampled; 2,000 tell a share of 2 % to +- 0.6 %.
-GRAY_SAMPLE = 2000
+HEADER_SAMPLE = 2000
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 
 
@@ -20,8 +20,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     """Describe a beton in values that JSON can hold; raises what `Beton` raises.
 
     `class_sizes` is (least, median, most) images of the classes that have any; `width`, `height` and `jpeg_bytes` are
-    quantiles 0, 5, 50, 95 and 100 %; `gray_share` is of `gray_sampled` evenly spaced images; `masks` tells about the
-    mask store beside the beton.
+    quantiles 0, 5, 50, 95 and 100 %; `gray_share` and `turned` (EXIF orientations, which no decoder here heeds) are of
+    `headers_sampled` evenly spaced JPEGs; `masks` tells about the mask store beside the beton.
     """
     with Beton(path) as beton:
         jpegs = np.array([beton.is_jpeg(index) for index in range(beton.num_images)], np.bool_)
@@ -29,9 +29,9 @@ def describe(path: str | Path) -> dict[str, Any]:
         sizes = np.unique(labeled, return_counts=True)[1]
         sampled = np.flatnonzero(jpegs)
         sampled = sampled[
-            np.unique(np.linspace(0, max(len(sampled) - 1, 0), GRAY_SAMPLE).astype(np.int64))[: len(sampled)]
+            np.unique(np.linspace(0, max(len(sampled) - 1, 0), HEADER_SAMPLE).astype(np.int64))[: len(sampled)]
         ]
-        gray = sum(read_header(beton.jpeg(int(index))).components == 1 for index in sampled)
+        headers = [read_header(beton.jpeg(int(index))) for index in sampled]
         return {
             "path": str(beton.path),
             "images": beton.num_images,
@@ -43,8 +43,9 @@ def describe(path: str | Path) -> dict[str, Any]:
             "jpegs": int(jpegs.sum()),
             "raw": int((~jpegs).sum()),
             "jpeg_bytes": _quantiles(beton.payload_sizes[jpegs]),
-            "gray_share": gray / len(sampled) if len(sampled) else None,
-            "gray_sampled": len(sampled),
+            "gray_share": sum(header.components == 1 for header in headers) / len(headers) if headers else None,
+            "turned": sum(header.orientation != 1 for header in headers),
+            "headers_sampled": len(headers),
             "bytes": beton.path.stat().st_size,
             "page_size": beton.page_size,
             "fingerprint": beton.fingerprint(),

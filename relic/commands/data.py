@@ -24,7 +24,7 @@ def convert(
     quality: int | None = None,
     per_class: int | None = None,
     skip_per_class: int = 0,
-    exif: Literal["upright", "ignore"] = "upright",
+    exif: Literal["upright", "ignore"] = "ignore",
     verify: Literal["full", "header"] = "header",
     page_size: str = "8MiB",
     strict: bool = False,
@@ -46,8 +46,8 @@ def convert(
         quality: JPEG quality of those, 1 to 100; 90 by default.
         per_class: Take only so many files of each class, in sorted order.
         skip_per_class: Skip so many files of each class first.
-        exif: upright: photographs that EXIF turns are stored as upright pixels; ignore: copied as they are, as
-            torchvision reads them.
+        exif: ignore: photographs that EXIF turns are copied as they are, which is how torchvision, FFCV and DALI read
+            them; upright: their upright pixels are stored.
         verify: header: markers, sizes and the end of each JPEG, which finds every cut file; full: decodes each JPEG,
             which finds damaged ones too, at a fifth of the speed (as `relic data check` does later).
         page_size: Least page, a power of two from 2MiB to 2048MiB; grows to hold the largest source file.
@@ -178,8 +178,10 @@ def _print_facts(facts: dict[str, Any]) -> None:
         if facts[name]:
             least, low, middle, high, most = facts[name]
             print(f"{name:<11} {least:,} least, {low:,} / {middle:,} / {high:,} at 5/50/95 %, {most:,} most ({unit})")
-    if facts["gray_sampled"]:
-        print(f"gray        {facts['gray_share']:.1%} of {facts['gray_sampled']:,} JPEGs looked at")
+    if facts["headers_sampled"]:
+        print(f"gray        {facts['gray_share']:.1%} of {facts['headers_sampled']:,} JPEGs looked at")
+    if facts["turned"]:
+        print(f"turned      {facts['turned']:,} of them by EXIF, which is not heeded (`--exif upright` stores them so)")
     print(f"fingerprint {facts['fingerprint']}")
     masks = facts["masks"]
     if masks is None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from making import encoded, pixels
+from making import encoded, pixels, with_orientation
 
 from pipelines.beton import Beton
 from pipelines.prepare import check as module
@@ -72,6 +72,13 @@ def test_a_killed_worker_does_not_hang_the_check(beton: Path, monkeypatch: pytes
         check(beton, workers=2)
 
 
+def test_info_counts_images_that_exif_turns(tmp_path: Path) -> None:
+    turned = encoded(20, 30, 0, exif=with_orientation(6))
+    write_beton(tmp_path / "x.beton", [encoded(20, 30, 1), turned, turned], [0, 0, 0])
+    facts = describe(tmp_path / "x.beton")
+    assert (facts["turned"], facts["headers_sampled"]) == (2, 3)
+
+
 def test_info(beton: Path) -> None:
     facts = describe(beton)
     assert json.loads(json.dumps(facts)) == facts
@@ -81,7 +88,7 @@ def test_info(beton: Path) -> None:
     assert facts["height"] == [9, 9, 20, 90, 90]
     assert facts["jpeg_bytes"][-1] == max(len(image) for image in IMAGES if isinstance(image, bytes))
     assert facts["gray_share"] == pytest.approx(1 / 6)
-    assert facts["gray_sampled"] == 6
+    assert facts["headers_sampled"] == 6
     assert facts["bytes"] == beton.stat().st_size
     assert facts["masks"] is None
     with Beton(beton) as opened:
@@ -98,10 +105,10 @@ def test_info_of_a_store_beside_the_beton(beton: Path) -> None:
 
 
 def test_info_samples_large_betons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.prepare.info.GRAY_SAMPLE", 4)
+    monkeypatch.setattr("pipelines.prepare.info.HEADER_SAMPLE", 4)
     write_beton(tmp_path / "x.beton", [encoded(4, 4, i, mode="L") for i in range(9)], [0] * 9)
     facts = describe(tmp_path / "x.beton")
-    assert (facts["gray_sampled"], facts["gray_share"]) == (4, 1.0)
+    assert (facts["headers_sampled"], facts["gray_share"]) == (4, 1.0)
 
 
 def test_info_without_jpegs_or_labels(tmp_path: Path) -> None:
