@@ -73,7 +73,7 @@ def own_packages(root: Path = ROOT) -> Iterator[Check]:
             # In one site-packages the two have overwritten each other's files; ours must then be installed again.
             shared = any(_installs_into(owner, root) for owner in foreign)
             again = " && pip install --force-reinstall --no-deps relicv2" if shared else ""
-            what = "has written into our package" if shared else "hides ours from other working directories"
+            what = "has written into our package" if shared else "hides ours where it comes first in sys.path"
             yield Check(
                 name=name,
                 status="broken" if shared else "absent",
@@ -89,7 +89,11 @@ def _folders(name: str) -> list[Path]:
         spec = importlib.util.find_spec(name)
     except (ImportError, ValueError):
         return []
-    return [Path(folder).resolve() for folder in (spec.submodule_search_locations or [])] if spec else []
+    if spec is None:
+        return []
+    # A module of one file has no folder, but hides a package just as well.
+    places = spec.submodule_search_locations or ([spec.origin] if spec.origin else [])
+    return [Path(place).resolve() for place in places]
 
 
 def _installs_into(distribution: str, root: Path) -> bool:

@@ -52,7 +52,7 @@ def foreign_site(tmp_path: Path) -> Path:
     ("before", "sign", "said"),
     [
         (True, "✗", "the package saliency of pair-saliency in SITE/saliency hides ours"),
-        (False, "–", "pair-saliency also installs saliency: it hides ours from other working directories"),
+        (False, "–", "pair-saliency also installs saliency: it hides ours where it comes first in sys.path"),
     ],
 )
 def test_a_foreign_package_is_named_with_its_uninstall_command(before, sign, said, foreign_site):
