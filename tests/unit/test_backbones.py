@@ -55,7 +55,7 @@ def test_timm_models_give_pooled_features(name: str) -> None:
     [
         ("resnet51", "resnet50"),
         ("resnet51x2", "resnet50x2"),
-        ("ResNet50", "resnet50"),
+        ("RESNET50X2", "resnet50x2"),
         ("resnet-101", "resnet101"),
         ("resnet", "resnet"),
         ("resnet50x", "resnet50"),

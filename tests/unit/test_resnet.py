@@ -49,6 +49,8 @@ def test_torchvision_weights_load_and_give_the_same_features(depth: int, trainin
     features = ours(images(65))
     assert features.shape == (2, ours.feature_dim)
     torch.testing.assert_close(features, theirs(images(65)), rtol=1e-5, atol=1e-5)
+    after = without_classifier(theirs.state_dict())
+    torch.testing.assert_close(dict(ours.state_dict()), after, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("depth", [18, 50])
