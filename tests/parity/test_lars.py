@@ -12,9 +12,7 @@ MOMENTUM, DECAY, TRUST = 0.9, 0.01, 1e-3
 RATES = [0.5, 1.0, 3.0, 0.2, 0.0, 0.7]
 
 
-def transcription(
-    w: np.ndarray, gradients: list[np.ndarray], *, adapt: bool, decay: float, form: str
-) -> np.ndarray:
+def transcription(w: np.ndarray, gradients: list[np.ndarray], *, adapt: bool, decay: float, form: str) -> np.ndarray:
     m = np.zeros_like(w)
     for g, lr in zip(gradients, RATES, strict=True):
         norm_w, norm_g = np.linalg.norm(w), np.linalg.norm(g)
@@ -63,8 +61,6 @@ def test_updates_follow_the_official_form(start: str, adapt: bool, decay: float)
 def test_the_comparison_rejects_other_forms(form: str) -> None:
     w, gradients = problem()
     ours = trajectory(w, gradients, adapt=True, decay=DECAY, dtype=torch.float64)
-    np.testing.assert_allclose(
-        ours, transcription(w, gradients, adapt=True, decay=DECAY, form="official"), rtol=1e-12
-    )
+    np.testing.assert_allclose(ours, transcription(w, gradients, adapt=True, decay=DECAY, form="official"), rtol=1e-12)
     wrong = transcription(w, gradients, adapt=True, decay=DECAY, form=form)
     assert np.abs(ours - wrong).max() > 1e-6

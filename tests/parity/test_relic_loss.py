@@ -36,9 +36,7 @@ FAULTS = [
 ]
 
 
-def transcription(
-    online: Tensor, target: Tensor, negatives: Tensor, fault: str | None = None
-) -> list[Tensor]:
+def transcription(online: Tensor, target: Tensor, negatives: Tensor, fault: str | None = None) -> list[Tensor]:
     """Equations 1-4 one image and one candidate at a time; `fault` does one thing wrong on purpose."""
 
     def unit(vector: Tensor) -> Tensor:
@@ -105,9 +103,7 @@ def outputs(num_online: int = 3, num_target: int = 2, *, dtype: torch.dtype = to
     generator = torch.Generator().manual_seed(7)
     num_images, features = 5, 4
     shapes = (num_online, num_images, features), (num_target, num_images, features)
-    online, target = (
-        torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes
-    )
+    online, target = (torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype) for shape in shapes)
     return [online, target, torch.from_numpy(draw_negatives(num_images, 3, seed=1, step=2))]
 
 

@@ -42,9 +42,7 @@ def test_a_group_without_parameters_is_left_out() -> None:
     assert group["adapt"]
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [("lars", Lars), ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)]
-)
+@pytest.mark.parametrize(("name", "kind"), [("lars", Lars), ("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
 def test_optimizers_by_name_take_the_groups_and_the_rate(name, kind: type) -> None:
     module = nn.Linear(3, 2)
     start = [parameter.detach().clone() for parameter in module.parameters()]
@@ -62,9 +60,7 @@ def test_optimizers_by_name_take_the_groups_and_the_rate(name, kind: type) -> No
 
 def test_options_reach_the_optimizers() -> None:
     module = nn.Linear(3, 2)
-    lars = build_optimizer("lars", module, weight_decay=0, momentum=0.8, trust_coefficient=0.02).param_groups[
-        0
-    ]
+    lars = build_optimizer("lars", module, weight_decay=0, momentum=0.8, trust_coefficient=0.02).param_groups[0]
     assert (lars["momentum"], lars["trust_coefficient"]) == (0.8, 0.02)
     sgd = build_optimizer("sgd", module, weight_decay=0, momentum=0.8, nesterov=True).param_groups[0]
     assert (sgd["momentum"], sgd["nesterov"]) == (0.8, True)

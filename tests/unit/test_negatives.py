@@ -16,9 +16,7 @@ from relic.losses import draw_negatives
     seed=st.integers(0, 2**64 - 1),
     step=st.integers(0, 2**64 - 1),
 )
-def test_negatives_are_other_images_of_the_batch(
-    batch_size: int, data: st.DataObject, seed: int, step: int
-) -> None:
+def test_negatives_are_other_images_of_the_batch(batch_size: int, data: st.DataObject, seed: int, step: int) -> None:
     num_negatives = data.draw(st.integers(1, batch_size - 1))
     negatives = draw_negatives(batch_size, num_negatives, seed=seed, step=step)
     assert negatives.shape == (batch_size, num_negatives)
