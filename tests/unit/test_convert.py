@@ -238,7 +238,9 @@ def test_data_that_the_journal_promises_but_the_disk_lost_is_made_again(source: 
         file.write(b"\0\0\0\0")
     with open(journal, "a") as file:
         file.write('{"number": 3, "posit')  # killed within a line
-    assert run(source, tmp_path / "x.beton").resumed_files == 4
+    interrupted(source, tmp_path / "x.beton", 8)
+    assert json.loads(journal.read_text().splitlines()[3])["number"] == 2
+    assert run(source, tmp_path / "x.beton").resumed_files == 8
     assert (tmp_path / "x.beton").read_bytes() == (tmp_path / "whole.beton").read_bytes()
 
 
