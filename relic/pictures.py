@@ -75,7 +75,10 @@ def views_sheet(
         epoch=epoch,
         backends=backends,
     )
-    return contact_sheet(examples, recipe, heading=heading or Path(data).name, note=f"seed {seed}, epoch {epoch}")
+    note = f"seed {seed}, epoch {epoch}"
+    if len(backends) > 1:
+        note += f"; off by: mean absolute difference to {backends[0]} in grey levels"
+    return contact_sheet(examples, recipe, heading=heading or Path(data).name, note=note)
 
 
 def render_examples(

@@ -119,7 +119,8 @@ def _unevenness(
     if slow < 0.7 * usual:
         slowest = f"a tenth of the time it made less than {_rate(slow)} images/s"
         return f" It was uneven: {slowest}, half of it over {_rate(usual)}."
-    return f" It was steady: {_rate(slow)} to {_rate(fast)} images/s in four fifths of the time."
+    start = "It was steady: in" if slow > 0.9 * usual and fast < 1.1 * usual else "In"
+    return f" {start} four fifths of the time it made {_rate(slow)} to {_rate(fast)} images/s."
 
 
 def warnings_of(run: Run) -> list[str]:
@@ -339,9 +340,9 @@ def _charts(runs: Sequence[Run], fields: Sequence[tuple[str, str]], kind: str) -
 
 
 def _timeline(runs: Sequence[Run]) -> list[dict[str, str]]:
-    """Return charts of images/s and of waiting over the hours (or minutes) of training."""
+    """Return charts of images/s and of waiting over the hours, minutes or seconds of training."""
     longest = max((sum(s.get("seconds", 0.0) for s in run.steps) for run in runs), default=0.0)
-    unit, length = ("h", 3600.0) if longest > 2 * 3600 else ("min", 60.0)
+    unit, length = ("h", 3600) if longest > 2 * 3600 else ("min", 60) if longest > 2 * 60 else ("s", 1)
     rates, waits = [], []
     for number, (run, name) in enumerate(zip(runs, _names(runs), strict=True)):
         elapsed = (np.cumsum([step.get("seconds", 0.0) for step in run.steps]) / length).tolist()

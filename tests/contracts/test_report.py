@@ -133,7 +133,7 @@ def test_it_tells_the_run(tmp_path):
         "It finished: 390 steps of 256 images, 10 epochs.",
         "begun 2026-01-14 09:12 UTC · A Processor · commit 0123456789ab",
         "Bound by computation: only 1.0% of the time the step waited for views",
-        "steady: 300 to 300 images/s",
+        "It was steady: in four fifths of the time it made 300 to 300 images/s.",
         "seed 0 7",  # field, recipe, run
         "data none images.beton",
         "val (1,000) kNN, k = 20 45.7 linear 51.2 linear, top-5 90.0",
@@ -336,3 +336,7 @@ def test_uneven_throughput_counts_time_not_intervals():
     records = [step_record(number, **(slow if number > 28 else {})) for number in range(1, 31)]
     said = bottleneck_sentence(records)
     assert "It was uneven: a tenth of the time it made less than 100 images/s, half of it over 300." in said
+    records = [step_record(number, images_per_second=300.0 + 10 * (number % 10)) for number in range(1, 31)]
+    assert "Bound by computation" in bottleneck_sentence(records)
+    assert bottleneck_sentence(records).endswith(" In four fifths of the time it made 300 to 390 images/s.")
+    assert "steady" not in bottleneck_sentence(records)
