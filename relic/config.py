@@ -22,7 +22,8 @@ class LoaderConfig:
     backend: Literal["fused", "reference", "ffcv", "synthetic"] = "fused"
     """Who decodes and renders."""
     num_threads: int = 0
-    """Worker threads per process; 0 takes the cores of this machine divided by its processes."""
+    """Worker threads per process; 0 takes this process's share of the cores (a quarter of it where networks train on
+    the CPU)."""
     prefetch: int = 2
     """Batches in flight."""
     on_corrupt: Literal["raise", "skip"] = "raise"

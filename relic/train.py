@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -60,11 +61,11 @@ def train(config: RunConfig) -> Path:
         ValueError: a field does not fit; the run directory belongs to another configuration; a damaged checkpoint.
     """
     world = from_environment(config.device)
-    with process_group(world):
+    with process_group(world), shared_cores(config, world) as loader_threads:
         # Set up: what is to be done, and the room for it.
         data = describe_data(config)
         plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
-        loader = training_loader(config, plan, world)
+        loader = training_loader(config, plan, world, loader_threads)
         job = Job(
             config=config,
             plan=plan,
@@ -162,7 +163,26 @@ def open_run(config: RunConfig, world: World) -> Path:
     return run
 
 
-def training_loader(config: RunConfig, plan: Plan, world: World) -> Loader:
+@contextmanager
+def shared_cores(config: RunConfig, world: World) -> Iterator[int]:
+    """Give the loader its threads, and on a CPU the networks the cores that are left; yields the loader's number.
+
+    Threads of torch that wait for a core that the loader holds stall each other: on two cores the demo made 205
+    images/s with one thread for the networks and 109 with two. OMP_NUM_THREADS, where set, is left as it is.
+    """
+    cores = max(len(os.sched_getaffinity(0)) // world.local_world_size, 1)
+    on_cpu = world.device.type == "cpu"
+    loader_threads = config.loader.num_threads or max(cores // 4 if on_cpu else cores, 1)
+    before = torch.get_num_threads()
+    if on_cpu and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(max(cores - loader_threads, 1))
+    try:
+        yield loader_threads
+    finally:
+        torch.set_num_threads(before)
+
+
+def training_loader(config: RunConfig, plan: Plan, world: World, num_threads: int) -> Loader:
     """Open the views of this rank."""
     return build_loader(
         config.data,
@@ -174,7 +194,7 @@ def training_loader(config: RunConfig, plan: Plan, world: World) -> Loader:
         plates=config.plates,
         rank=world.rank,
         world_size=world.world_size,
-        num_threads=config.loader.num_threads or max((os.cpu_count() or 1) // world.local_world_size, 1),
+        num_threads=num_threads,
         prefetch=config.loader.prefetch,
         device=world.device,
         on_corrupt=config.loader.on_corrupt,

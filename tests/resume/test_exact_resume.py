@@ -137,3 +137,17 @@ def test_a_damaged_checkpoint_is_named(tmp_path, tiny_beton, tiny_masks):
     path.write_bytes(path.read_bytes()[:1000])
     with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
         train(config)
+
+
+def test_the_networks_leave_cores_to_the_loader_and_give_them_back(tmp_path, tiny_beton, tiny_masks, monkeypatch):
+    seen = []
+    real = relic.train.train_step
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(3)))
+    monkeypatch.setattr(
+        relic.train, "train_step", lambda *a, **k: (seen.append(torch.get_num_threads()), real(*a, **k))[1]
+    )
+    before = torch.get_num_threads()
+    train(small_run(tmp_path, tiny_beton, tiny_masks, duration="2st", loader=LoaderConfig(num_threads=1)))
+    assert seen == [2, 2]
+    assert torch.get_num_threads() == before
