@@ -21,6 +21,7 @@ from pipelines.contract import Batch, Loader
 from relic import checkpoint
 from relic import config as configuration
 from relic.config import RunConfig, run_directory
+from relic.cores import available
 from relic.distributed import World, from_environment, process_group
 from relic.evaluate.health import health_warnings, measure
 from relic.losses.negatives import draw_negatives
@@ -170,7 +171,7 @@ def shared_cores(config: RunConfig, world: World) -> Iterator[int]:
     Threads of torch that wait for a core that the loader holds stall each other: on two cores the demo made 205
     images/s with one thread for the networks and 109 with two. OMP_NUM_THREADS, where set, is left as it is.
     """
-    cores = max(len(os.sched_getaffinity(0)) // world.local_world_size, 1)
+    cores = max(available() // world.local_world_size, 1)
     on_cpu = world.device.type == "cpu"
     loader_threads = config.loader.num_threads or max(cores // 4 if on_cpu else cores, 1)
     before = torch.get_num_threads()

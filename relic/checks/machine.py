@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from relic.checks.check import Check
+from relic.cores import available
 
 MEMORY = Path("/proc/meminfo")
 LEAST_SHARED_MEMORY = 1 << 30  # NCCL's rings between GPUs of a machine lie there; Docker gives 64 MB
@@ -24,7 +25,7 @@ READ_SECONDS, READ_BYTES, READ_THREADS = 1.5, 256 << 20, 8
 def cores() -> Iterator[Check]:
     """Count the cores that this process may use: affinity and container quota included."""
     there = os.cpu_count() or 1
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else there
+    allowed = available()
     quota = _cgroup("cpu.max").split()
     if len(quota) == 2 and quota[0].isdigit():
         allowed = min(allowed, max(int(quota[0]) // int(quota[1]), 1))

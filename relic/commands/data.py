@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from relic import cores
+
 if TYPE_CHECKING:
     from pipelines.prepare.convert import Summary
 
@@ -62,7 +64,7 @@ def convert(
     if quality is not None and max_side is None:
         raise ValueError("--quality is for images that --max-side makes smaller; give that too")
     config = ConvertConfig(
-        workers=_cores() if workers is None else workers,
+        workers=cores.available() if workers is None else workers,
         max_side=max_side,
         quality=90 if quality is None else quality,
         per_class=per_class,
@@ -128,7 +130,7 @@ def check(
     from pipelines.prepare.check import check as run
     from relic.console import Progress
 
-    workers = _cores() if workers is None else workers
+    workers = cores.available() if workers is None else workers
     if workers < 1:
         raise ValueError(f"--workers {workers}: give at least 1")
     with Beton(file) as beton:
@@ -190,12 +192,6 @@ def _print_facts(facts: dict[str, Any]) -> None:
         print(f"masks       {masks['problem']}")
     else:
         print(f"masks       {masks['path']}: {masks['masks']:,}, {masks['absent']:,} absent")
-
-
-def _cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0))
 
 
 def _bytes(text: str) -> int:

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from relic import cores
 from relic.evaluate.config import Conditions, KnnConfig, LinearConfig, Protocol
 
 
@@ -50,7 +51,6 @@ def evaluate(
         linear: Linear heads.
         json: File for the results, - for standard output in place of the table.
     """
-    import os
 
     from relic.distributed import from_environment
     from relic.evaluate import protocols as evaluation
@@ -69,7 +69,7 @@ def evaluate(
         view_size=loaded.view_size if view_size is None else view_size,
         center_share=data.center_share if center_share is None else center_share,
         batch_size=batch_size,
-        num_threads=num_threads or os.cpu_count() or 1,
+        num_threads=num_threads or cores.available(),
         device=str(from_environment(device).device),
         precision=precision,
         backend=backend,

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from relic import cores
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -52,7 +54,7 @@ def infer(
     from saliency.store import SIDE, MaskStoreWriter
 
     out = beton.with_suffix(".masks") if out is None else out
-    workers = _cores() if workers is None else workers
+    workers = cores.available() if workers is None else workers
     if workers < 1:
         raise ValueError(f"--workers is {workers}: give at least 1")
     find_prior(prior)
@@ -98,13 +100,6 @@ def _check_free(out: Path, beton: Path, overwrite: bool) -> None:
             raise ValueError(f"--out {out} is the beton itself: give another name")
         if not overwrite:
             raise FileExistsError(f"{out} exists: give --overwrite to replace it or --out for another name")
-
-
-def _cores() -> int:
-    import os
-
-    # a job under Slurm or in a container may own fewer cores than the machine has
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _table(summary: dict) -> str:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import tyro
 
+from relic import cores
+
 
 def synthetic(
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")],
@@ -27,9 +29,7 @@ def synthetic(
         test: Test images, and as many shifted ones.
         seed: Seed of everything.
         correlation: Share of train and test images on their class's own background.
-        workers: Processes; by default one per core.
     """
-    import os
     import time
 
     from pipelines.datasets.synthetic import SPLITS, write_dataset
@@ -37,7 +37,7 @@ def synthetic(
 
     if min(train, test) < 1:
         raise ValueError(f"--train {train} --test {test}: give at least 1 of each")
-    workers = (os.cpu_count() or 1) if workers is None else workers
+    workers = cores.available() if workers is None else workers
     numbers = {"train": train, "test": test, "test_shifted": test}
     start = time.perf_counter()
     with Progress("synthetic images", sum(numbers.values())) as progress:
