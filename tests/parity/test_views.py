@@ -72,6 +72,7 @@ def test_views_of_odd_images(agreement, tiny_beton: Path, tiny_masks: Path, tiny
     indices = np.arange(source.beton.num_images)
     for index, rows in zip(indices, draw(source, recipe, indices), strict=True):
         assert_views(agreement, f"views, {name}", source, recipe, int(index), rows, view_sizes(recipe))
+    agreement.hold_bias(f"views, {name}")
 
 
 def test_background_of_whole_views_is_not_left_out(tiny_beton: Path, tiny_masks: Path, tiny_plates: Path):
@@ -106,6 +107,7 @@ def test_views_of_photographs(agreement, photograph_beton: Path, name: str):
         seen = number % len(sizes)
         row = rows[seen : seen + 1]
         assert_views(agreement, f"views, {name}, photographs", source, recipe, int(index), row, [sizes[seen]])
+    agreement.hold_bias(f"views, {name}, photographs")
 
 
 @pytest.mark.realdata
