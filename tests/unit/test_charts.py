@@ -27,6 +27,7 @@ def test_points_lie_between_their_ticks():
     svg = line_chart([Series(name="a", x=[0, 50, 100], y=[0.0, 2.0, 1.0])], title="t", x_label="step")
     heights = dict(grid_of(svg))
     assert list(heights) == ["0", "0.5", "1.0", "1.5", "2.0"]
+    assert 0 < heights["2.0"] < heights["0"] < 180 - 12  # the names of the x axis lie below
     points = points_of(svg)
     np.testing.assert_allclose(points[:, 1], [heights["0"], heights["2.0"], heights["1.0"]], atol=0.11)
     np.testing.assert_allclose(points[1, 0], points[[0, 2], 0].mean(), atol=0.11)
