@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 import io
 import re
 import sys
@@ -40,6 +41,12 @@ def _parse_error(text: str) -> str:
     if unknown:
         meant = re.search(r"Perhaps you meant: (--[^\s,]+)", line)
         return f"unknown option {unknown[1]}" + (f": did you mean {meant[1]}?" if meant else "; see --help")
+    choice = re.search(r"invalid choice '([^']*)' for argument '([^']*)'\. Expected one of \(([^)]*)\)", line)
+    if choice:
+        given, flag, valid = choice[1], choice[2], re.findall(r"'([^']*)'", choice[3])
+        nearest = difflib.get_close_matches(given, valid, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"one of {', '.join(valid)}"
+        return f"{flag} has no choice {given!r}: {hint}"
     return re.split(r" Argument helptext:| For full helptext", line)[0]
 
 

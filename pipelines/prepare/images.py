@@ -84,7 +84,7 @@ def store(data: bytes, treatment: Treatment) -> Stored:
     except Rejected:
         raise
     except ValueError as error:
-        raise Rejected(f"{_kind(str(error))}: {error}") from None
+        raise Rejected(_reason(str(error))) from None
     orientation = header.orientation if treatment.exif == "upright" else 1
     as_it_is = header.common and header.components in (1, 3) and orientation == 1
     if as_it_is and not _is_larger(header.width, header.height, treatment):
@@ -105,7 +105,7 @@ def _store_pixels(data: bytes, treatment: Treatment, *, orientation: int | None)
         except UnidentifiedImageError:
             raise Rejected("not a JPEG, PNG, BMP, WebP or GIF") from None
         except (OSError, SyntaxError, ValueError, struct.error) as error:
-            raise Rejected(f"{_kind(str(error))}: {error}") from None
+            raise Rejected(_reason(str(error))) from None
         except (
             IndexError,
             KeyError,
@@ -191,9 +191,10 @@ def _check_page(size: int, what: str, treatment: Treatment) -> None:
     raise Rejected(f"does not fit a page: {what} {size:,} bytes, a page has {page} MiB; use {mend}")
 
 
-def _kind(message: str) -> str:
+def _reason(message: str) -> str:
     cut = ("truncated", "premature end", "not enough image data", "unexpected end")
-    return "truncated" if any(word in message.lower() for word in cut) else "damaged"
+    kind = "truncated" if any(word in message.lower() for word in cut) else "damaged"
+    return message if message.startswith(kind) else f"{kind}: {message}"
 
 
 @contextlib.contextmanager
