@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 from stored_runs import colour_beton, stored_run
 
+from pipelines.beton import Beton
 from pipelines.prepare.writer import write_beton
 from relic.cli import main
 from relic.commands.evaluate import json_text, named_files
@@ -109,6 +110,12 @@ def test_the_training_set_is_tested_leaving_each_image_out(run, colours, tmp_pat
     assert "leave-one-out" in capsys.readouterr().out
     record = json.loads((run / "evaluation.json").read_text())
     assert record["knn"]["leave_one_out"] == ["copy"]
+    noise, labels = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 3), np.uint8), [0, 1] * 20
+    write_beton(tmp_path / "noise.beton", list(noise), labels)
+    twice = ["--train", str(tmp_path / "noise.beton"), "--test", str(tmp_path / "noise.beton")]
+    assert main(["evaluate", str(run), *twice, "--protocols", "knn", *FAST]) == 0
+    # The nearest image of each is itself: without leaving it out this would be 1.
+    assert json.loads((run / "evaluation.json").read_text())["tests"]["noise"]["knn@1"] < 0.8
     assert main(["evaluate", str(run), "--test", str(copy), "--protocols", "knn", "--knn.k", "60"]) == 1
     assert "knn.k=60 is more neighbours than the 59 training images" in capsys.readouterr().err
 
@@ -118,6 +125,17 @@ def test_classes_are_matched_by_name(colours):
     # Stored as blue = 0, green = 1; the training set has red, green, blue.
     assert data.tests["some"].labels.tolist() == [2] * 6 + [1] * 6
     assert data.num_classes == 3
+
+
+def test_matched_classes_count_in_the_results(run, colours, tmp_path):
+    with Beton(colours / "some.beton") as beton:
+        images = [np.array(beton.pixels(index)) for index in range(len(beton))]
+    write_beton(tmp_path / "numbered.beton", images, [2] * 6 + [1] * 6)  # as the training set numbers them
+    tests = ["--test", str(colours / "some.beton"), "--test", str(tmp_path / "numbered.beton")]
+    assert main(["evaluate", str(run), *tests, *FAST]) == 0
+    results = json.loads((run / "evaluation.json").read_text())["tests"]
+    assert results["some"] == results["numbered"]
+    assert results["some"]["knn@1"] > 0.5
 
 
 def test_classes_without_names_keep_their_numbers(colours, tmp_path):
@@ -185,7 +203,12 @@ def test_json_knows_no_nan():
     assert json.loads(text) == {"health": {"rankme": "nan", "k": [1, 2]}, "x": ["inf"]}
 
 
-def test_torch_is_left_alone(run, colours):
+def test_the_number_of_threads_is_left_alone(run, colours):
+    """Small heads train on one thread; what runs afterwards must not."""
     threads = torch.get_num_threads()
-    assert main(["evaluate", str(run), "--test", str(colours / "test.beton"), *FAST]) == 0
-    assert torch.get_num_threads() == threads
+    torch.set_num_threads(3)
+    try:
+        assert main(["evaluate", str(run), "--test", str(colours / "test.beton"), *FAST]) == 0
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(threads)
