@@ -228,7 +228,15 @@ def load(path: Path) -> RunConfig:
 
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: is {path.parent} a run directory?")
-    return from_dict(RunConfig, yaml.safe_load(path.read_text()), where=str(path))
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(
+            f"{path} is no YAML ({' '.join(str(error).split())}): every checkpoint holds a copy, under `config`"
+        ) from error
+    if not isinstance(values, dict) or "recipe" not in values:
+        raise ValueError(f"{path} is no configuration of a run (it names no recipe): is it cut off?")
+    return from_dict(RunConfig, values, where=str(path))
 
 
 # What may change between the parts of one run: where it lies and how this machine makes its views.

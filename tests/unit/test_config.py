@@ -47,3 +47,14 @@ def test_the_difference_names_what_changes_the_computation_only():
         old, seed=3, name="other", loader=dataclasses.replace(old.loader, num_threads=7), device="cpu"
     )
     assert config.difference(old, new) == ["seed: 0 -> 3"]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("", "names no recipe"), ("a: [1", "is no YAML"), ("- 1", "names no recipe"), ("seed: 1", "recipe")],
+)
+def test_a_damaged_file_is_named(text, said, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"config\.yaml .*{said}"):
+        config.load(path)
