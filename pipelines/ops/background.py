@@ -7,8 +7,6 @@ view and is not flipped.
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import cv2
 import numpy as np
 import torch
@@ -82,10 +80,9 @@ def fused(
     scale_y, scale_x = row["height"] * high / (size * image_height), row["width"] * wide / (size * image_width)
     start_y = (row["top"] + 0.5 * row["height"] / size) * high / image_height - 0.5
     start_x = (row["left"] + 0.5 * row["width"] / size) * wide / image_width - 0.5
-    # OpenCV's warps round positions to 1/32 pixel; bilinear sampling on a grid is exact as two small matrix products.
-    rows = _interpolation_matrix(float(start_y), float(scale_y), size, high)
-    columns = _interpolation_matrix(float(start_x), float(scale_x), size, wide)
-    cover = rows @ mask.astype(np.float32) @ columns.T
+    # OpenCV's warps round positions to 1/32 pixel, and matrix products wake BLAS threads that stall on a busy core.
+    cover = _interpolate(mask.astype(np.float32), float(start_y), float(scale_y), size, axis=0)
+    cover = _interpolate(cover, float(start_x), float(scale_x), size, axis=1)
     if row["flip"]:
         cover = cover[:, ::-1]
     if background.ndim == 3:
@@ -101,12 +98,10 @@ def stretch_plate(plate: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(plate.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
 
 
-@lru_cache(maxsize=64)
-def _grid(size: int) -> np.ndarray:
-    return np.arange(size, dtype=np.float64)
-
-
-def _interpolation_matrix(start: float, step: float, size: int, grid_side: int) -> np.ndarray:
-    """Return float32 [size, grid_side] whose rows hold the two bilinear weights of each position."""
-    position = np.clip(start + step * _grid(size), 0, grid_side - 1)
-    return np.maximum(0, 1 - np.abs(position[:, None] - _grid(grid_side)[None])).astype(np.float32)
+def _interpolate(grid: np.ndarray, start: float, step: float, size: int, *, axis: int) -> np.ndarray:
+    """Sample float32 [h, w] linearly along one axis at start, start + step, ...; edges held."""
+    last = grid.shape[axis] - 1
+    position = np.clip(start + step * np.arange(size), 0, last)
+    low = position.astype(np.intp)
+    weight = np.expand_dims((position - low).astype(np.float32), 1 - axis)
+    return np.take(grid, low, axis) * (1 - weight) + np.take(grid, np.minimum(low + 1, last), axis) * weight
