@@ -189,9 +189,9 @@ def summary(record: dict[str, Any]) -> str:
         linear = record["linear"]
         heads = len(linear["learning_rates"]) * len(linear["weight_decays"])
         held_out = linear["held_out_accuracy"]
-        chosen = "" if held_out is None else f" of {heads} by {held_out:.1%} on held-out training images"
+        chosen = "" if held_out is None else f"; best of {heads} heads, {held_out:.1%} of the held-out training images"
         lines.append(
-            f"linear: {linear['features']} features, {linear['epochs']} epochs; learning rate"
+            f"linear: {linear['features']} features, {linear['epochs']} epochs, learning rate"
             f" {linear['chosen_learning_rate']:g}, weight decay {linear['chosen_weight_decay']:g}{chosen}"
         )
     return "\n".join(lines)
