@@ -15,9 +15,7 @@ from relic import config as configuration
 from relic.config import LossConfig, ModelConfig, RunConfig
 from relic.state import build_model
 
-SMALL = ModelConfig(
-    backbone="resnet18x0.125", stem="cifar", projector_hidden=16, predictor_hidden=16, projection_dim=8
-)
+SMALL = ModelConfig(backbone="resnet18x0.125", stem="cifar", projector_hidden=16, predictor_hidden=16, projection_dim=8)
 
 
 def stored_run(

@@ -29,9 +29,7 @@ def centre_crops(path, size: int, share: float) -> torch.Tensor:
     recipe = evaluation_views(size, center_share=share)
     views = []
     with Beton(path) as beton:
-        rows = draw(
-            recipe, seed=0, epoch=0, indices=np.arange(len(beton)), heights=beton.heights, widths=beton.widths
-        )
+        rows = draw(recipe, seed=0, epoch=0, indices=np.arange(len(beton)), heights=beton.heights, widths=beton.widths)
         for index in range(len(beton)):
             out = np.empty((size, size, 3), np.uint8)
             reference.renderer(recipe)(Source(beton=beton), index, rows[index], [out])
