@@ -46,5 +46,5 @@ def test_plates_that_are_none(tiny_beton: Path, tmp_path: Path):
 
 
 def test_an_unknown_backend(tiny_beton: Path):
-    with pytest.raises(ValueError, match="did you mean 'fused'"):
-        build(tiny_beton, backend="fuzed")
+    with pytest.raises(ValueError, match="did you mean 'reference'"):
+        build(tiny_beton, backend="referense")
