@@ -9,6 +9,9 @@ between two runs. What its operations are:
 - flip; brightness, contrast and saturation as torchvision's factors, each by its own chance, in this order;
 - no hue, grayscale, blur, solarize or background;
 - a corrupt JPEG silently yields the pixels that stood in the buffer before (its decoder's return code is ignored).
+
+Measured on one core of an AMD EPYC, 500 ImageNet JPEGs: 20 ms per image for the 4 + 2 views of `ViewsConfig()`, less
+what is left out; numba compiles each operation of each view anew for each loader, 41 s before the first batch.
 """
 
 from __future__ import annotations
