@@ -53,11 +53,13 @@ def build_loader(
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: unknown backend; masks of another beton; swaps without plates.
+        ValueError: unknown backend; ffcv asked to skip corrupt images; masks of another beton; swaps without plates.
     """
     if backend not in BACKENDS:
         nearest = difflib.get_close_matches(str(backend), BACKENDS, 1) or [BACKENDS[0]]
         raise ValueError(f"backend {backend!r} is unknown: did you mean {nearest[0]!r}? (one of {', '.join(BACKENDS)})")
+    if backend == "ffcv" and on_corrupt == "skip":
+        raise ValueError("backend ffcv cannot see that an image is corrupt: take on_corrupt=raise, or backend fused")
     source = open_source(data, recipe, masks=masks, plates=plates)
     options: dict[str, Any] = {
         "batch_size": batch_size,

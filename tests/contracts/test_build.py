@@ -48,3 +48,8 @@ def test_plates_that_are_none(tiny_beton: Path, tmp_path: Path):
 def test_an_unknown_backend(tiny_beton: Path):
     with pytest.raises(ValueError, match="did you mean 'reference'"):
         build(tiny_beton, backend="referense")
+
+
+def test_ffcv_cannot_skip_what_it_does_not_see(tiny_beton: Path):
+    with pytest.raises(ValueError, match="ffcv cannot see that an image is corrupt"):
+        build_loader(tiny_beton, ViewsConfig(), batch_size=2, backend="ffcv", on_corrupt="skip")
