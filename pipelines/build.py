@@ -14,6 +14,7 @@ from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Loader
 from pipelines.loader import Source, TableLoader
+from pipelines.position import Position
 from saliency.store import MaskStore
 
 Backend = Literal["fused", "reference", "ffcv", "synthetic"]
@@ -49,7 +50,9 @@ def build_loader(
         masks: mask store of this beton; without one every view keeps its background.
         plates: .npy of uint8 [P, h, w, 3], needed for `background.mode="swap"`.
         rank, world_size: which share of the order is this rank's.
-        num_threads, prefetch, shuffle, drop_last, device, on_corrupt: as `pipelines.loader.TableLoader`.
+        shuffle: False keeps the stored order.
+        drop_last: True drops the incomplete batch at the end of an epoch.
+        num_threads, prefetch, device, on_corrupt: as `pipelines.loader.TableLoader`.
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -61,23 +64,22 @@ def build_loader(
     if backend == "ffcv" and on_corrupt == "skip":
         raise ValueError("backend ffcv cannot see that an image is corrupt: take on_corrupt=raise, or backend fused")
     source = open_source(data, recipe, masks=masks, plates=plates)
-    options: dict[str, Any] = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "rank": rank,
-        "world_size": world_size,
-        "num_threads": num_threads,
-        "prefetch": prefetch,
-        "shuffle": shuffle,
-        "drop_last": drop_last,
-        "device": device,
-    }
+    position = Position(
+        beton=source.beton,
+        batch_size=batch_size,
+        seed=seed,
+        rank=rank,
+        world_size=world_size,
+        shuffle=shuffle,
+        drop_last=drop_last,
+    )
+    options: dict[str, Any] = {"num_threads": num_threads, "prefetch": prefetch, "device": device}
     if backend == "ffcv":
         from pipelines.backends.ffcv import FfcvLoader  # imports ffcv, which takes seconds
 
-        return FfcvLoader(source, recipe, **options)
+        return FfcvLoader(source, recipe, position, **options)
     renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
-    return TableLoader(source, recipe, renderer(recipe), on_corrupt=on_corrupt, **options)
+    return TableLoader(source, recipe, renderer(recipe), position, on_corrupt=on_corrupt, **options)
 
 
 def open_source(

@@ -15,6 +15,10 @@ from pipelines.beton import Beton
 _thread = threading.local()
 
 
+class CorruptImageError(ValueError):
+    """A stored image does not decode; the message names its index and file, and the mend."""
+
+
 def reference(beton: Beton, index: int) -> np.ndarray:
     """Decode with Pillow, as torchvision's image folder does.
 
@@ -22,7 +26,7 @@ def reference(beton: Beton, index: int) -> np.ndarray:
         uint8 [H, W, 3], owned by the caller.
 
     Raises:
-        ValueError: the sample is corrupt; names the index and the file.
+        CorruptImageError: the image does not decode.
     """
     if not beton.is_jpeg(index):
         return np.array(beton.pixels(index))
@@ -41,7 +45,7 @@ def fused(beton: Beton, index: int) -> np.ndarray:
         uint8 [H, W, 3], valid until this thread decodes again.
 
     Raises:
-        ValueError: the sample is corrupt; names the index and the file.
+        CorruptImageError: the image does not decode.
     """
     if not beton.is_jpeg(index):
         return beton.pixels(index).copy()  # torch refuses to look at the file's own, read-only pages
@@ -56,9 +60,9 @@ def fused(beton: Beton, index: int) -> np.ndarray:
         raise corrupt(beton, index, error) from error
 
 
-def corrupt(beton: Beton, index: int, reason: object) -> ValueError:
+def corrupt(beton: Beton, index: int, reason: object) -> CorruptImageError:
     """Return the error that names a sample that does not decode."""
-    return ValueError(
+    return CorruptImageError(
         f"image {index} of {beton.path} does not decode ({reason}): run `relic data check {beton.path}` to list all"
         " such images, or train with on_corrupt=skip"
     )

@@ -22,6 +22,7 @@ from pipelines import views
 from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
+from pipelines.decode import CorruptImageError
 from pipelines.position import Position
 from saliency.store import MaskStore
 
@@ -53,18 +54,11 @@ class TableLoader:
         source: opened beton, masks and plates; closed with the loader.
         recipe: the views.
         render: the backend's deterministic function of (image, mask, plate, row).
-        batch_size: images per batch on this rank.
-        seed: seed of order and views.
-        rank, world_size: which share of the order is this rank's.
+        position: where in the order of which epoch this rank stands.
         num_threads: workers that decode and render.
         prefetch: batches in flight.
-        shuffle: False keeps the stored order.
-        drop_last: True drops the incomplete batch at the end of an epoch.
         device: where batches are delivered; pinned host buffers are used for CUDA.
         on_corrupt: `raise`, or `skip`: the next image of the file that decodes takes the place, with a warning.
-
-    Raises:
-        ValueError: the data set is smaller than one batch of all ranks.
     """
 
     def __init__(
@@ -72,30 +66,17 @@ class TableLoader:
         source: Source,
         recipe: ViewsConfig,
         render: Render,
+        position: Position,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         num_threads: int = 2,
         prefetch: int = 2,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
         on_corrupt: Literal["raise", "skip"] = "raise",
     ):
         self.source, self.recipe, self.render = source, recipe, render
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self.num_images = source.beton.num_images
-        self.position = Position(
-            beton=source.beton,
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-        )
+        self.position = position
         self._stats: dict[str, float] = {}
         self._stats_lock = threading.Lock()
         self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
@@ -189,7 +170,7 @@ class TableLoader:
     ) -> dict[str, float]:
         try:
             return self.render(self.source, index, rows, outputs)
-        except ValueError as error:
+        except CorruptImageError as error:
             if self.on_corrupt == "raise":
                 raise
             corrupt = error
@@ -197,7 +178,7 @@ class TableLoader:
             substitute = (index + step) % self.num_images
             try:
                 seconds = self.render(self.source, substitute, self._draw(np.array([substitute]))[0], outputs)
-            except ValueError:
+            except CorruptImageError:
                 continue
             print(f"warning: {corrupt}; image {substitute} takes its place", file=sys.stderr)
             batch.index[slot] = substitute

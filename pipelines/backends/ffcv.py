@@ -41,17 +41,13 @@ class FfcvLoader:
     Args:
         source: opened beton; its masks and plates are not used. Closed with the loader.
         recipe: the views; what FFCV cannot do of them is named in a warning.
-        batch_size: images per batch on this rank.
-        seed: seed of the order.
-        rank, world_size: which share of the order is this rank's.
+        position: where in the order of which epoch this rank stands.
         num_threads: FFCV's workers, at most the cores of this machine.
         prefetch: batches in flight.
-        shuffle: False keeps the stored order.
-        drop_last: True drops the incomplete batch at the end of an epoch.
         device: where batches are delivered.
 
     Raises:
-        ValueError: ffcv does not import; the data set is smaller than one batch of all ranks; an image is too small
+        ValueError: ffcv does not import; an image is too small
             for FFCV's centre crop.
     """
 
@@ -59,34 +55,21 @@ class FfcvLoader:
         self,
         source: Source,
         recipe: ViewsConfig,
+        position: Position,
         *,
-        batch_size: int,
-        seed: int,
-        rank: int = 0,
-        world_size: int = 1,
         num_threads: int = 2,
         prefetch: int = 2,
-        shuffle: bool = True,
-        drop_last: bool = True,
         device: torch.device | str = "cpu",
     ):
         self.source, self.recipe, self.device = source, recipe, torch.device(device)
         self.num_images = source.beton.num_images
-        self.position = Position(
-            beton=source.beton,
-            batch_size=batch_size,
-            seed=seed,
-            rank=rank,
-            world_size=world_size,
-            shuffle=shuffle,
-            drop_last=drop_last,
-        )
+        self.position = position
         self._prefetch = max(prefetch, 1)
         with _torch_threads_kept():
-            self._stock = _stock_loader(source, recipe, batch_size, num_threads, self._prefetch)
+            self._stock = _stock_loader(source, recipe, position.batch_size, num_threads, self._prefetch)
         self._running: Any = None
         self._stats = {"wait": 0.0, "batches": 0.0, "occupancy": 0.0}
-        if rank == 0:
+        if position.rank == 0:
             print(f"warning: {_limits(source, recipe)}", file=sys.stderr)
 
     def __len__(self) -> int:

@@ -36,7 +36,6 @@ REQUIRED = {
 }
 OPTIONAL = {
     "timm": ("timm", "timm backbones and export to timm", "pip install 'relicv2[eval]'"),
-    "ray": ("ray", "preparing data on many machines", "pip install 'relicv2[ray]'"),
     "tensorboard": ("tensorboard", "event files beside metrics.jsonl", "pip install tensorboard"),
     "wandb": ("wandb", "logging to Weights & Biases", "pip install 'relicv2[track]'"),
 }
