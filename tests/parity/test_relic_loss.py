@@ -107,14 +107,13 @@ def outputs(num_online: int = 3, num_target: int = 2, *, dtype: torch.dtype = to
     return [online, target, torch.from_numpy(draw_negatives(num_images, 3, seed=1, step=2))]
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-6)])
 def test_values_and_gradients_follow_equations_1_to_4(dtype: torch.dtype, tolerance: float) -> None:
     online, target, negatives = outputs(dtype=dtype)
     ours = outcome(relic_loss, online, target, negatives, **WEIGHTS)
     theirs = outcome(transcription, online.double(), target.double(), negatives)
     assert ours.values.dtype == dtype
     assert ours.agrees(theirs, tolerance)
-    assert torch.allclose(ours.values.double(), theirs.values, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
