@@ -13,12 +13,14 @@ import torch
 from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Loader
+from pipelines.engine.settings import Output
 from pipelines.loader import Source, TableLoader
 from pipelines.position import Position
 from saliency.store import MaskStore
 
 Backend = Literal["fused", "reference", "ffcv", "synthetic"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
+Photometric = Literal["host", "device"]
 
 
 def build_loader(
@@ -38,6 +40,8 @@ def build_loader(
     drop_last: bool = True,
     device: torch.device | str = "cpu",
     on_corrupt: Literal["raise", "skip"] = "raise",
+    photometric: Photometric = "host",
+    output: Output = "uint8",
 ) -> Loader:
     """Open a beton (and its masks and plates) and serve its views.
 
@@ -53,16 +57,25 @@ def build_loader(
         shuffle: False keeps the stored order.
         drop_last: True drops the incomplete batch at the end of an epoch.
         num_threads, prefetch, device, on_corrupt: as `pipelines.loader.TableLoader`.
+        photometric: `device` lets the host stop after crop, resize, flip and background, and does the rest in torch on
+            the device (fused only).
+        output: uint8 views, or views normalised on the host, [N, size, size, 3] of that type (fused only): four or two
+            times the bytes to the device.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: unknown backend; ffcv asked to skip corrupt images; masks of another beton; swaps without plates.
+        ValueError: unknown backend; something asked of a backend that cannot do it; masks of another beton; swaps
+            without plates.
     """
     if backend not in BACKENDS:
         nearest = difflib.get_close_matches(str(backend), BACKENDS, 1) or [BACKENDS[0]]
         raise ValueError(f"backend {backend!r} is unknown: did you mean {nearest[0]!r}? (one of {', '.join(BACKENDS)})")
     if backend == "ffcv" and on_corrupt == "skip":
         raise ValueError("backend ffcv cannot see that an image is corrupt: take on_corrupt=raise, or backend fused")
+    if backend != "fused" and (photometric, output) != ("host", "uint8"):
+        raise ValueError(f"photometric={photometric}, output={output} need backend=fused, not {backend}")
+    if photometric == "device" and output != "uint8":
+        raise ValueError(f"photometric=device works on uint8 views: take output=uint8, not {output}")
     source = open_source(data, recipe, masks=masks, plates=plates)
     position = Position(
         beton=source.beton,
@@ -78,8 +91,10 @@ def build_loader(
         from pipelines.backends.ffcv import FfcvLoader  # imports ffcv, which takes seconds
 
         return FfcvLoader(source, recipe, position, **options)
-    renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
-    return TableLoader(source, recipe, renderer(recipe), position, on_corrupt=on_corrupt, **options)
+    make_renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
+    choice = {"photometric": photometric == "host", "output": output} if backend == "fused" else {}
+    options |= {"on_corrupt": on_corrupt, "photometric": photometric, "output": getattr(torch, output)}
+    return TableLoader(source, recipe, make_renderer(recipe, **choice), position, **options)
 
 
 def open_source(

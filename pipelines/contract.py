@@ -11,7 +11,7 @@ import torch
 
 @dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Views of one local batch, uint8 and channels-last."""
+    """Views of one local batch, channels-last; uint8, or normalised floats where a loader was asked for them."""
 
     index: torch.Tensor
     """int64 [N], positions of the images in the data set."""

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipelines import views
+from pipelines import photometric, views
 from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
@@ -44,6 +44,7 @@ Render = Callable[[Source, int, np.ndarray, list[np.ndarray]], dict[str, float]]
 @dataclass(kw_only=True)
 class _Pending:
     batch: Batch
+    rows: np.ndarray
     futures: list[Future[dict[str, float]]] = field(default_factory=list)
 
 
@@ -59,6 +60,8 @@ class TableLoader:
         prefetch: batches in flight.
         device: where batches are delivered; pinned host buffers are used for CUDA.
         on_corrupt: `raise`, or `skip`: the next image of the file that decodes takes the place, with a warning.
+        output: type of the views that `render` writes; floating views are normalised.
+        photometric: `device` if `render` leaves the photometric operations to be done there.
     """
 
     def __init__(
@@ -72,7 +75,10 @@ class TableLoader:
         prefetch: int = 2,
         device: torch.device | str = "cpu",
         on_corrupt: Literal["raise", "skip"] = "raise",
+        output: torch.dtype = torch.uint8,
+        photometric: Literal["host", "device"] = "host",
     ):
+        self.output, self.photometric = output, photometric
         self.source, self.recipe, self.render = source, recipe, render
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self.num_images = source.beton.num_images
@@ -104,9 +110,9 @@ class TableLoader:
                 while waiting and len(pending) < self.prefetch:
                     pending.append(self._submit(waiting.popleft()))
                 self._count("occupancy", sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
-                batch = self._wait(pending.popleft())
+                batch = self._deliver(pending.popleft())
                 self.position.advance()
-                yield batch if self.device.type == "cpu" else batch.to(self.device)
+                yield batch
         finally:
             for abandoned in pending:
                 for future in abandoned.futures:
@@ -132,7 +138,7 @@ class TableLoader:
         pin = self.device.type == "cuda"
 
         def buffers(count: int, size: int) -> list[torch.Tensor]:
-            return [torch.empty((len(indices), size, size, 3), dtype=torch.uint8, pin_memory=pin) for _ in range(count)]
+            return [torch.empty((len(indices), size, size, 3), dtype=self.output, pin_memory=pin) for _ in range(count)]
 
         batch = Batch(
             index=torch.from_numpy(indices.copy()),
@@ -140,13 +146,11 @@ class TableLoader:
             large=buffers(self.recipe.large.count, self.recipe.large.size),
             small=buffers(self.recipe.small.count, self.recipe.small.size),
         )
-        outputs = [view.numpy() for view in (*batch.large, *batch.small)]
-        pending = _Pending(batch=batch)
+        outputs = [_as_numpy(view) for view in (*batch.large, *batch.small)]
+        pending = _Pending(batch=batch, rows=rows)
         for slot, index in enumerate(indices):
             slot_outputs = [output[slot] for output in outputs]
-            pending.futures.append(
-                self._workers.submit(self._render, batch, slot, int(index), rows[slot], slot_outputs)
-            )
+            pending.futures.append(self._workers.submit(self._render, pending, slot, int(index), slot_outputs))
         return pending
 
     def _draw(self, indices: np.ndarray) -> np.ndarray:
@@ -165,36 +169,50 @@ class TableLoader:
             rows["background"][masks.absent[indices]] = views.KEEP
         return rows
 
-    def _render(
-        self, batch: Batch, slot: int, index: int, rows: np.ndarray, outputs: list[np.ndarray]
-    ) -> dict[str, float]:
+    def _render(self, pending: _Pending, slot: int, index: int, outputs: list[np.ndarray]) -> dict[str, float]:
         try:
-            return self.render(self.source, index, rows, outputs)
+            return self.render(self.source, index, pending.rows[slot], outputs)
         except CorruptImageError as error:
             if self.on_corrupt == "raise":
                 raise
             corrupt = error
         for step in range(1, self.num_images):
             substitute = (index + step) % self.num_images
+            rows = self._draw(np.array([substitute]))[0]
             try:
-                seconds = self.render(self.source, substitute, self._draw(np.array([substitute]))[0], outputs)
+                seconds = self.render(self.source, substitute, rows, outputs)
             except CorruptImageError:
                 continue
             print(f"warning: {corrupt}; image {substitute} takes its place", file=sys.stderr)
-            batch.index[slot] = substitute
-            batch.label[slot] = int(self.source.beton.labels[substitute])
+            pending.rows[slot] = rows
+            pending.batch.index[slot] = substitute
+            pending.batch.label[slot] = int(self.source.beton.labels[substitute])
             return seconds
         raise corrupt
 
-    def _wait(self, pending: _Pending) -> Batch:
+    def _deliver(self, pending: _Pending) -> Batch:
+        self._wait(pending)
+        batch = pending.batch if self.device.type == "cpu" else pending.batch.to(self.device)
+        if self.photometric == "host":
+            return batch
+        start = time.perf_counter()
+        batch = photometric.finish(batch, pending.rows, self.recipe)
+        self._count("photometric", time.perf_counter() - start)
+        return batch
+
+    def _wait(self, pending: _Pending) -> None:
         start = time.perf_counter()
         for future in pending.futures:
             for stage, seconds in future.result().items():
                 self._count(stage, seconds)
         self._count("wait", time.perf_counter() - start)
         self._count("batches", 1)
-        return pending.batch
 
     def _count(self, name: str, value: float) -> None:
         with self._stats_lock:
             self._stats[name] = self._stats.get(name, 0.0) + value
+
+
+def _as_numpy(view: torch.Tensor) -> np.ndarray:
+    """Return the memory of a view; numpy has no bfloat16, so its bits are seen as uint16."""
+    return view.view(torch.int16).numpy().view(np.uint16) if view.dtype == torch.bfloat16 else view.numpy()

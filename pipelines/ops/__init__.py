@@ -1,4 +1,4 @@
-"""The operations on a view, each with a reference (plain torch, the specification) and a fused face (numba, OpenCV).
+"""The operations on a view in plain torch: the specification that `pipelines.engine` is held to.
 
-Reference faces work on float32 [3, H, W] in [0, 1]. Fused faces work in place on float32 [H, W, 3] in [0, 255].
+They take float32 [..., 3, H, W] in [0, 1].
 """

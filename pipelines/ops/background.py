@@ -7,7 +7,6 @@ view and is not flipped.
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 
@@ -55,53 +54,3 @@ def _bilinear(grid: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Ten
         weight = weight[:, None] if dimension == 1 else weight
         grid = grid.index_select(dimension, low) * (1 - weight) + grid.index_select(dimension, high) * weight
     return grid
-
-
-def fused(
-    view: np.ndarray,
-    row: np.void,
-    mask: np.ndarray,
-    background: np.ndarray,
-    image_height: int,
-    image_width: int,
-) -> np.ndarray:
-    """Blend in OpenCV, in place.
-
-    Args:
-        view: float32 [size, size, 3] in [0, 255].
-        row: one `pipelines.views.ROW`.
-        mask: bool [h, w] over the whole stored image.
-        background: uint8 [3] (fill) or [h, w, 3] (plate).
-        image_height: sides of the stored image.
-        image_width: sides of the stored image.
-    """
-    size = view.shape[0]
-    high, wide = mask.shape
-    scale_y, scale_x = row["height"] * high / (size * image_height), row["width"] * wide / (size * image_width)
-    start_y = (row["top"] + 0.5 * row["height"] / size) * high / image_height - 0.5
-    start_x = (row["left"] + 0.5 * row["width"] / size) * wide / image_width - 0.5
-    # OpenCV's warps round positions to 1/32 pixel, and matrix products wake BLAS threads that stall on a busy core.
-    cover = _interpolate(mask.astype(np.float32), float(start_y), float(scale_y), size, axis=0)
-    cover = _interpolate(cover, float(start_x), float(scale_x), size, axis=1)
-    if row["flip"]:
-        cover = cover[:, ::-1]
-    if background.ndim == 3:
-        background = stretch_plate(background, size)
-    view -= background
-    view *= cover[..., None]
-    view += background
-    return view
-
-
-def stretch_plate(plate: np.ndarray, size: int) -> np.ndarray:
-    """Stretch a uint8 plate [h, w, 3] to float32 [size, size, 3]."""
-    return cv2.resize(plate.astype(np.float32), (size, size), interpolation=cv2.INTER_LINEAR)
-
-
-def _interpolate(grid: np.ndarray, start: float, step: float, size: int, *, axis: int) -> np.ndarray:
-    """Sample float32 [h, w] linearly along one axis at start, start + step, ...; edges held."""
-    last = grid.shape[axis] - 1
-    position = np.clip(start + step * np.arange(size), 0, last)
-    low = position.astype(np.intp)
-    weight = np.expand_dims((position - low).astype(np.float32), 1 - axis)
-    return np.take(grid, low, axis) * (1 - weight) + np.take(grid, np.minimum(low + 1, last), axis) * weight

@@ -13,17 +13,20 @@ def normalize(view: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.T
     """Return (view / 255 - mean) / std as a channels-last tensor.
 
     Args:
-        view: uint8 [N, H, W, 3].
+        view: uint8 [N, H, W, 3]; floating views are normalised already and only permuted and cast.
         dtype: float32, bfloat16 or float16; the arithmetic is float32.
 
     Returns:
         `dtype` [N, 3, H, W] in channels-last memory, since the permuted view needs no copy.
     """
-    scale, shift = _scale_and_shift(view.device)
+    if view.is_floating_point():
+        return view.to(dtype).permute(0, 3, 1, 2)
+    scale, shift = scale_and_shift(view.device)
     return torch.addcmul(shift, view.to(torch.float32), scale).to(dtype).permute(0, 3, 1, 2)
 
 
 @lru_cache(maxsize=16)
-def _scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+def scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return float32 [3] each: a normalised value is grey level * scale + shift."""
     mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
     return 1 / (255 * std), -mean / std
