@@ -1,6 +1,7 @@
-"""Builds the compiled engine of the fused backend. Without a C++ compiler the install goes on: numba renders instead."""
+"""Builds the fused backend's engine. Without a C++ compiler the install goes on: numba renders instead."""
 
 import platform
+from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -19,8 +20,9 @@ class BuildEngine(build_ext):
         except Exception as error:  # every compiler fails in its own way
             reason = type(error).__name__
             print(
-                f"warning: the compiled engine was not built ({reason}): views are rendered by numba, several times"
-                " slower. Install a C++17 compiler (Debian: apt-get install g++ python3-dev) and install relicv2 again."
+                f"warning: the compiled engine was not built ({reason}): numba will render the same views, several"
+                " times slower. Install a C++17 compiler (Debian: apt-get install g++ python3-dev) and install relicv2"
+                " again."
             )
 
 
@@ -29,12 +31,7 @@ setup(
         Extension(
             "pipelines.engine.native",
             sources=[f"{SOURCE}/module.cpp", *(f"{SOURCE}/render_{build}.cpp" for build in BUILDS)],
-            depends=[
-                f"{SOURCE}/{name}.h"
-                for name in (
-                    "engine target taps resample color blur render simd_avx512 simd_avx2 simd_portable bytes_x86".split()
-                )
-            ],
+            depends=sorted(map(str, Path(SOURCE).glob("*.h"))),
             define_macros=[("RELIC_X86", "1")] if IS_X86 else [],
             # No contraction to fused multiply-add: every build, and the numba twin, computes the same bits.
             extra_compile_args=[

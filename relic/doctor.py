@@ -22,6 +22,7 @@ def examine(data: Path | None = None) -> Iterator[Check]:
         software.torch_and_gpus,
         software.triton,
         software.jpeg_decoding,
+        software.compiled_engine,
         software.numba_cache,
         software.dali,
         software.ffcv,

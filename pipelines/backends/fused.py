@@ -17,6 +17,7 @@ from pipelines.views import KEEP
 def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = "uint8") -> Render:
     """Return the function that renders one image's rows; arguments as `pipelines.engine.settings.settings_of`."""
     settings, name = settings_of(recipe, photometric=photometric, output=output), engine.chosen()
+    engine.prepare(name)
 
     def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray]) -> dict[str, float]:
         start = time.perf_counter()

@@ -7,6 +7,9 @@ where it was not compiled. All compute the same bytes.
 from __future__ import annotations
 
 import os
+import sys
+import threading
+import time
 from functools import cache
 
 import numpy as np
@@ -48,6 +51,27 @@ def chosen() -> str:
     return name
 
 
+@cache
+def prepare(engine: str, *, quiet: bool = False) -> None:
+    """Get an engine ready for its first image. Numba compiles, once per machine, and says so where that takes long."""
+    if engine != "numba":
+        return
+    from pipelines.engine import numba_twin  # numba takes half a second to import
+
+    def tell(text: str) -> None:
+        if not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+    if native is None:
+        tell(f"warning: {NOT_COMPILED}")
+    start, notice = time.perf_counter(), threading.Timer(1.0, tell, ["numba compiles the engine, once per machine ..."])
+    notice.start()
+    numba_twin.compile_all()
+    notice.cancel()
+    if (seconds := time.perf_counter() - start) > 1:
+        tell(f"numba compiled the engine in {seconds:.0f} s")
+
+
 def render(
     engine: str,
     image: np.ndarray,
@@ -75,7 +99,7 @@ def render(
         MemoryError: no memory for the engine's planes.
     """
     if engine == "numba":
-        from pipelines.engine import numba_twin  # numba takes half a second to import
+        from pipelines.engine import numba_twin
 
         numba_twin.render(image, rows, outputs, settings, mask, plates)
     else:

@@ -1,4 +1,4 @@
-"""The engine without a C++ compiler: the same fixed-point arithmetic in numba, and so the same bytes, several times slower.
+"""The engine without a C++ compiler: the same fixed-point arithmetic in numba, so the same bytes, several times slower.
 
 It follows pipelines/engine/source step by step (taps.h, resample.h, color.h, blur.h, render.h), where the formulas are
 derived. Pixels stand as there: plane[3 x + channel, y]. int16 grey levels times 2^6 while resizing and blurring, times
@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import math
 
-import numba
 import numpy as np
 
-from pipelines.views import BRIGHTNESS, CONTRAST, HUE, KEEP, SATURATION
-
-_jit = numba.njit(nogil=True, cache=True, error_model="numpy")
-_inline = numba.njit(nogil=True, cache=True, inline="always", error_model="numpy")
+from pipelines.config import ViewsConfig
+from pipelines.engine.numba_color import apply_colors, inline, jit, limit, multiply
+from pipelines.engine.settings import settings_of
+from pipelines.views import KEEP, ROW
 
 DOWN_ONE, ACROSS_ONE = 18725, 7 << 12  # taps.h
-FULL = 255 << 4
 LONGEST_REACH = 32
+_BLOCK = 32  # lines that are transposed together, for the cache's sake
 
 
 def render(
@@ -34,10 +33,11 @@ def render(
     no_mask, no_plate = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8)
     levels = no_mask if mask is None else mask.astype(np.uint8) * np.uint8(128)
     chosen = settings[0]
+    image = image if image.flags.writeable else image.copy()  # numba compiles anew for read-only arrays
     for view, output in enumerate(outputs):
         plate = plates[view] if plates is not None else None
         pixels = np.empty(output.shape, np.uint8)
-        _render_view(image, rows, view, settings, levels, no_plate if plate is None else plate, pixels)
+        _render_view(image, rows, view, settings, levels, no_plate if plate is None else plate.copy(), pixels)
         if chosen["output"] == 0:
             output[...] = pixels
             continue
@@ -49,17 +49,14 @@ def render(
             output[...] = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
 
 
-@_inline
-def _multiply(a, b):  # pragma: no cover - compiled
-    return np.int32(np.int32(np.int32(a) * np.int32(b) + np.int32(1 << 14)) >> 15)
+def compile_all() -> None:
+    """Compile everything, or load it from numba's cache."""
+    row, view = np.zeros(1, ROW), np.zeros((1, 1, 3), np.uint8)
+    row["height"] = row["width"] = 1
+    render(np.zeros((1, 1, 3), np.uint8), row, [view], settings_of(ViewsConfig()), None, None)
 
 
-@_inline
-def _limit(a, low, high):  # pragma: no cover - compiled
-    return np.int32(min(max(a, low), high))
-
-
-@_jit
+@jit
 def _filter(x, bilinear):  # pragma: no cover - compiled
     one, two, zero = np.float32(1), np.float32(2), np.float32(0)
     if bilinear:
@@ -71,7 +68,7 @@ def _filter(x, bilinear):  # pragma: no cover - compiled
     return zero
 
 
-@_jit
+@jit
 def _resize_taps(length, size, bilinear, one):  # pragma: no cover - compiled
     scale = length / size
     stretch = max(scale, 1.0)
@@ -97,7 +94,7 @@ def _resize_taps(length, size, bilinear, one):  # pragma: no cover - compiled
     return first, weights
 
 
-@_jit
+@jit
 def _sample_taps(start, step, grid, size, one):  # pragma: no cover - compiled
     first, weights = np.empty(size, np.int32), np.empty((size, 2), np.int32)
     for i in range(size):
@@ -108,24 +105,29 @@ def _sample_taps(start, step, grid, size, one):  # pragma: no cover - compiled
     return first, weights
 
 
-@_jit
+@jit
 def _resample(rows, top, left, width, channels, down, across, size):  # pragma: no cover - compiled
     """Resize uint8 [height, width * channels]; int16 [size * channels, size] in columns, grey levels times 2^6."""
     down_first, down_weights = down
     across_first, across_weights = across
     samples, last = width * channels, rows.shape[0] - 1
-    sums = np.empty(samples, np.int32)
+    sums, block = np.empty(samples, np.int32), np.empty((_BLOCK, samples), np.int16)
     stripe = np.empty((samples, size), np.int16)
-    for y in range(size):
-        sums[:] = 1 << 7
-        for t in range(down_weights.shape[1]):
-            weight = down_weights[y, t]
-            if weight != 0:
-                row = rows[min(top + down_first[y] + t, last)]
-                for i in range(samples):
-                    sums[i] += np.int32(weight) * np.int32(row[left * channels + i])
+    for start in range(0, size, _BLOCK):
+        lines = min(_BLOCK, size - start)
+        for y in range(lines):
+            sums[:] = 1 << 7
+            for t in range(down_weights.shape[1]):
+                weight = np.int32(down_weights[start + y, t])
+                if weight != 0:
+                    row = rows[min(top + down_first[start + y] + t, last), left * channels : left * channels + samples]
+                    for i in range(samples):
+                        sums[i] += weight * row[i]
+            for i in range(samples):
+                block[y, i] = sums[i] >> 8
         for i in range(samples):
-            stripe[i, y] = sums[i] >> 8
+            for y in range(lines):
+                stripe[i, start + y] = block[y, i]
     plane = np.empty((size * channels, size), np.int16)
     column = np.empty(size, np.int32)
     for x in range(size):
@@ -136,14 +138,14 @@ def _resample(rows, top, left, width, channels, down, across, size):  # pragma: 
                 if weight != 0:
                     source = stripe[min((across_first[x] + t) * channels + c, samples - 1)]
                     for y in range(size):
-                        column[y] += _multiply(source[y], weight)
+                        column[y] += multiply(source[y], weight)
             plane[x * channels + c] = column
     return plane
 
 
-@_jit
-def _render_view(image, rows, view, settings, mask, plate, output):  # pragma: no cover - compiled
-    row, size = rows[view], output.shape[0]
+@jit
+def _render_view(image, rows, number, settings, mask, plate, output):  # pragma: no cover - compiled
+    row, size = rows[number], output.shape[0]
     bilinear, official = settings[0].interpolation == 1, settings[0].jitter == 0
     lines = image.reshape(image.shape[0], image.shape[1] * 3)
     down = _resize_taps(row.height, size, bilinear, DOWN_ONE)
@@ -158,25 +160,26 @@ def _render_view(image, rows, view, settings, mask, plate, output):  # pragma: n
                     plane[3 * x + c, y], plane[3 * (size - 1 - x) + c, y] = b, a
     for k in range(3 * size):
         for y in range(size):
-            plane[k, y] = _limit((np.int32(plane[k, y]) + 32) >> 6, 0, 255) << 4
+            plane[k, y] = limit((np.int32(plane[k, y]) + 32) >> 6, 0, 255) << 4
     if mask.size > 0 and row.background != KEEP:
         _blend(plane, row, image.shape[0], image.shape[1], mask, plate, settings[0].fill, size)
     blur_sigma, solarize = 0.0, False
     if settings[0].photometric:
-        _colors(plane, row, settings[0].orders[row.order], official, size)
+        apply_colors(plane, row, settings[0].orders[row.order], official, size)
         blur_sigma, solarize = float(row.blur_sigma), bool(row.solarize)
     shift = _blur(plane, blur_sigma, size)
-    for x in range(size):
-        for c in range(3):
-            for y in range(size):
-                v = np.int32(plane[3 * x + c, y])
+    view = output.reshape(size, 3 * size)
+    for start in range(0, size, _BLOCK):
+        for k in range(3 * size):
+            for y in range(start, min(start + _BLOCK, size)):
+                v = np.int32(plane[k, y])
                 if solarize:
                     v = min(v, (255 << shift) - v)
                 half = 7 + (v >> 4 & 1) if shift == 4 else 32
-                output[y, x, c] = _limit((v + half) >> shift, 0, 255)
+                view[y, k] = limit((v + half) >> shift, 0, 255)
 
 
-@_jit
+@jit
 def _blend(plane, row, height, width, mask, plate, fill, size):  # pragma: no cover - compiled
     down, across = mask.shape[0] / height, mask.shape[1] / width
     step_y, step_x = row.height * down / size, row.width * across / size
@@ -206,128 +209,16 @@ def _blend(plane, row, height, width, mask, plate, fill, size):  # pragma: no co
         )
     for x in range(size):
         for y in range(size):
-            share = _limit(4 * np.int32(cover[size - 1 - x if row.flip else x, y]), 0, 32767)
+            share = limit(4 * np.int32(cover[size - 1 - x if row.flip else x, y]), 0, 32767)
             for c in range(3):
                 back = (np.int32(behind[3 * x + c, y]) + 2) >> 2 if swapped else np.int32(fill[c]) << 4
-                plane[3 * x + c, y] = back + _multiply(plane[3 * x + c, y] - back, share)
+                plane[3 * x + c, y] = back + multiply(plane[3 * x + c, y] - back, share)
 
 
-@_inline
-def _scale_of(factor):  # pragma: no cover - compiled
-    size = abs(factor)
-    shift = 1 if size < 2 else 2 if size < 4 else 3
-    return _limit(np.int32(np.rint(factor * (1 << (15 - shift)))), -32767, 32767), shift
-
-
-@_inline
-def _scaled(a, scale):  # pragma: no cover - compiled
-    return _multiply(np.int32(np.int16(np.int32(a) << scale[1])), scale[0])
-
-
-@_inline
-def _luma(r, g, b):  # pragma: no cover - compiled
-    return (_multiply(r << 3, 9794) + _multiply(g << 3, 19235) + _multiply(b << 3, 3736) + 4) >> 3
-
-
-@_jit
-def _colors(plane, row, order, official, size):  # pragma: no cover - compiled
-    neutral = 0.0 if official else 1.0
-    for i in range(4):
-        operation = order[i]
-        if operation == BRIGHTNESS and row.brightness != neutral:
-            _brighten(plane, row.brightness, official)
-        elif operation == CONTRAST and row.contrast != 1:
-            _contrast(plane, row.contrast, official, size)
-        elif operation == SATURATION and row.saturation != 1:
-            _saturate(plane, row.saturation, official, size)
-        elif operation == HUE and row.hue != 0:
-            _rotate(plane, row.hue, size)
-    if row.gray:
-        for x in range(size):
-            for y in range(size):
-                r, g, b = np.int32(plane[3 * x, y]), np.int32(plane[3 * x + 1, y]), np.int32(plane[3 * x + 2, y])
-                plane[3 * x, y] = plane[3 * x + 1, y] = plane[3 * x + 2, y] = _luma(r, g, b)
-
-
-@_jit
-def _brighten(plane, brightness, official):  # pragma: no cover - compiled
-    added, scale = np.int32(np.rint(np.float64(brightness) * FULL)), _scale_of(np.float64(brightness))
-    for k in range(plane.shape[0]):
-        for y in range(plane.shape[1]):
-            v = np.int32(plane[k, y])
-            plane[k, y] = _limit(v + added if official else _scaled(v, scale), 0, FULL)
-
-
-@_jit
-def _contrast(plane, contrast, official, size):  # pragma: no cover - compiled
-    means = np.zeros(3, np.float64)
-    for c in range(3):
-        total = np.int64(0)
-        for x in range(size):
-            for y in range(size):
-                total += plane[3 * x + c, y]
-        means[c] = total / (size * size)
-    if not official:
-        means[:] = 0.2989 * means[0] + 0.5870 * means[1] + 0.1140 * means[2]
-    scale = _scale_of(np.float64(contrast))
-    for c in range(3):
-        offset = np.int32(np.rint((1 - np.float64(contrast)) * means[c]))
-        for x in range(size):
-            for y in range(size):
-                plane[3 * x + c, y] = _limit(_scaled(plane[3 * x + c, y], scale) + offset, 0, FULL)
-
-
-@_jit
-def _saturate(plane, saturation, official, size):  # pragma: no cover - compiled
-    scale = _scale_of(np.float64(saturation))
-    for x in range(size):
-        for y in range(size):
-            r, g, b = np.int32(plane[3 * x, y]), np.int32(plane[3 * x + 1, y]), np.int32(plane[3 * x + 2, y])
-            if not official:
-                gray = _luma(r, g, b)
-                for c in range(3):
-                    v = np.int32(plane[3 * x + c, y])
-                    plane[3 * x + c, y] = _limit(_scaled(v - gray, scale) + gray, 0, FULL)
-                continue
-            value, least = max(r, g, b), min(r, g, b)
-            chroma = value - least
-            full = saturation > 1 and _scaled(chroma, scale) > value
-            for c in range(3):
-                distance = value - np.int32(plane[3 * x + c, y])
-                moved = _scaled(distance, scale)
-                if full:
-                    moved = np.int32(np.rint(np.float32(distance * value) / np.float32(max(chroma, 1))))
-                plane[3 * x + c, y] = _limit(value - moved, 0, FULL)
-
-
-@_jit
-def _rotate(plane, hue, size):  # pragma: no cover - compiled
-    turns = np.empty(3, np.int32)
-    for c in range(3):
-        sixths = 3 - 2 * c + 6 * np.float64(hue)
-        sixths -= 6 * math.floor((sixths + 3) / 6)
-        turns[c] = np.int32(np.rint(sixths * 8192))
-    for x in range(size):
-        for y in range(size):
-            r, g, b = np.int32(plane[3 * x, y]), np.int32(plane[3 * x + 1, y]), np.int32(plane[3 * x + 2, y])
-            value, least = max(r, g, b), min(r, g, b)
-            chroma = value - least
-            if value == r:
-                position = g - b
-            elif value == g:
-                position = b - r + 2 * chroma
-            else:
-                position = r - g - 2 * chroma
-            for c in range(3):
-                distance = abs(position + _multiply(4 * chroma, turns[c]))
-                distance = min(distance, 6 * chroma - distance)
-                plane[3 * x + c, y] = value - _limit(2 * chroma - distance, 0, chroma)
-
-
-@_jit
+@jit
 def _kernel(sigma, size):  # pragma: no cover - compiled
     longest = min(size // 20, LONGEST_REACH)
-    reach = min(int(math.ceil(3 * sigma)), longest) if sigma > 0 else 0
+    reach = min(math.ceil(3 * sigma), longest) if sigma > 0 else 0
     taps, weights = np.zeros(reach + 1, np.float64), np.zeros(reach + 1, np.int32)
     total = 1.0
     for i in range(1, reach + 1):
@@ -341,12 +232,12 @@ def _kernel(sigma, size):  # pragma: no cover - compiled
     return weights
 
 
-@_inline
+@inline
 def _reflected(i, size):  # pragma: no cover - compiled
     return -i if i < 0 else 2 * (size - 1) - i if i >= size else i
 
 
-@_jit
+@jit
 def _blur(plane, sigma, size):  # pragma: no cover - compiled
     """Blur in place; return the number of fractional bits that the plane then has."""
     weights = _kernel(sigma, size)
@@ -358,19 +249,21 @@ def _blur(plane, sigma, size):  # pragma: no cover - compiled
     for x in range(size):
         for c in range(3):
             for y in range(size):
-                sums[y] = _multiply(plane[3 * x + c, y] << 2, weights[0])
+                sums[y] = multiply(plane[3 * x + c, y] << 2, weights[0])
             for i in range(1, reach + 1):
                 before, after = plane[3 * _reflected(x - i, size) + c], plane[3 * _reflected(x + i, size) + c]
                 for y in range(size):
-                    sums[y] += _multiply((before[y] << 2) + (after[y] << 2), weights[i])
+                    sums[y] += multiply((before[y] << 2) + (after[y] << 2), weights[i])
             across[3 * x + c] = sums
     for k in range(3 * size):
         for y in range(-reach, size + reach):
             column[y + reach] = across[k, _reflected(y, size)]
+        center = column[reach : reach + size]
         for y in range(size):
-            sums[y] = _multiply(column[y + reach], weights[0])
+            sums[y] = multiply(center[y], weights[0])
         for i in range(1, reach + 1):
+            above, below = column[reach - i : reach - i + size], column[reach + i : reach + i + size]
             for y in range(size):
-                sums[y] += _multiply(column[y + reach - i] + column[y + reach + i], weights[i])
+                sums[y] += multiply(above[y] + below[y], weights[i])
         plane[k] = sums
     return 6

@@ -25,6 +25,8 @@ def batched(views: torch.Tensor, sigmas: torch.Tensor) -> torch.Tensor:
     offsets = torch.arange(-reach, reach + 1, dtype=torch.float64, device=views.device)
     weights = torch.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
     kernels = (weights / weights.sum(1, keepdim=True)).to(torch.float32).repeat_interleave(channels, 0)
-    planes = F.pad(views, (reach, reach, reach, reach), mode="reflect").view(1, count * channels, size + 2 * reach, -1)
+    planes = F.pad(views, (reach, reach, reach, reach), mode="reflect").reshape(
+        1, count * channels, size + 2 * reach, -1
+    )
     rows = F.conv2d(planes, kernels.view(-1, 1, 2 * reach + 1, 1), groups=count * channels)
     return F.conv2d(rows, kernels.view(-1, 1, 1, 2 * reach + 1), groups=count * channels).view(views.shape)

@@ -222,9 +222,24 @@ def jpeg_decoding() -> Iterator[Check]:
         yield Check(name="JPEG decoding", status="ok", detail=detail)
 
 
+def compiled_engine() -> Iterator[Check]:
+    """Check that the fused backend's engine was compiled, and for which vector units this machine uses it."""
+    from pipelines import engine
+
+    builds = engine.available()
+    if builds == ["numba"]:
+        mend = "apt-get install g++ python3-dev && pip install --force-reinstall --no-deps relicv2"
+        yield Check(name="engine", status="absent", detail="not compiled: numba renders the same views, slower", mend=mend)
+        return
+    try:
+        yield Check(name="engine", status="ok", detail=f"compiled, uses {engine.chosen()} of {', '.join(builds)}")
+    except ValueError as error:
+        yield Check(name="engine", status="broken", detail=str(error), mend="unset RELIC_ENGINE, or install relicv2 again")
+
+
 def numba_cache() -> Iterator[Check]:
     """Check that numba can keep what it compiles; where it cannot, `cache=True` raises at import."""
-    sources = [folder / "ops" for folder in _folders("pipelines")]
+    sources = [folder / "engine" for folder in _folders("pipelines")]
     user = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "numba"
     given = os.environ.get("NUMBA_CACHE_DIR")
     places = [*([Path(given)] if given else []), *(source / "__pycache__" for source in sources), user]

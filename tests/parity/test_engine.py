@@ -1,0 +1,296 @@
+"""The engine's builds among each other, at its edges, and its outputs beside uint8."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from view_cases import BOXES, PICTURES, SHAPES, box, by_engine, draw_picture, table_row
+
+from pipelines import engine, photometric, views
+from pipelines.backends import reference
+from pipelines.build import build_loader
+from pipelines.config import BackgroundConfig, CropConfig, PhotometricConfig, ViewsConfig
+from pipelines.engine.settings import ITEMS, settings_of
+from pipelines.ops.normalize import normalize
+
+ENGINES = engine.available()
+VIEW_SIZES = (1, 2, 17, 20, 32, 33, 64, 96, 100, 224)
+
+any_row = st.builds(
+    dict,
+    flip=st.booleans(),
+    order=st.integers(0, 23),
+    brightness=st.one_of(st.floats(-1, 1), st.sampled_from([-7, 0, 1, 7])),
+    contrast=st.one_of(st.floats(0, 2), st.sampled_from([-6, 1, 2, 4, 8])),
+    saturation=st.one_of(st.floats(0, 2), st.sampled_from([-6, 1, 1.001, 2, 4, 8])),
+    hue=st.one_of(st.floats(-0.5, 0.5), st.sampled_from([-2, -0.5, 0, 0.5, 1])),
+    gray=st.booleans(),
+    blur_sigma=st.one_of(st.just(0), st.floats(1e-3, 2), st.sampled_from([0.1, 2.0, 30.0])),
+    solarize=st.booleans(),
+    background=st.sampled_from([views.KEEP, views.REMOVE, views.SWAP]),
+)
+
+
+def test_this_machine_has_an_engine_to_compare():
+    assert ENGINES[-1] == "numba"
+    assert len(ENGINES) > 1, engine.NOT_COMPILED
+
+
+def render_all(name, image, rows, sizes, recipe, output, mask=None, plates=None) -> list[np.ndarray]:
+    outputs = [np.zeros((size, size, 3), ITEMS[output]) for size in sizes]
+    engine.render(name, image, rows, outputs, settings_of(recipe, output=output), mask, plates)
+    return outputs
+
+
+@settings(max_examples=60)
+@given(data=st.data(), fields=st.lists(any_row, min_size=1, max_size=4), picture=st.sampled_from(sorted(PICTURES)))
+def test_every_engine_gives_the_same_bytes(data, fields, picture):
+    height, width = data.draw(st.integers(1, 300)), data.draw(st.integers(1, 300))
+    rows = np.array([table_row(**field) for field in fields])
+    for row in rows:
+        row["height"], row["width"] = data.draw(st.integers(1, height)), data.draw(st.integers(1, width))
+        row["top"] = data.draw(st.integers(0, height - int(row["height"])))
+        row["left"] = data.draw(st.integers(0, width - int(row["width"])))
+    sizes = [data.draw(st.sampled_from(VIEW_SIZES)) for _ in rows]
+    recipe = ViewsConfig(
+        interpolation=data.draw(st.sampled_from(["bicubic", "bilinear"])),
+        photometric=PhotometricConfig(jitter=data.draw(st.sampled_from(["relicv2", "torchvision"]))),
+    )
+    mask = draw_picture("photograph", 128, 128)[..., 0] > 128 if data.draw(st.booleans()) else None
+    plates = [draw_picture("ramp", 30, 41) if row["background"] == views.SWAP else None for row in rows]
+    output = data.draw(st.sampled_from(sorted(ITEMS)))
+    image = draw_picture(picture, height, width)
+    truth = render_all(ENGINES[-1], image, rows, sizes, recipe, output, mask, plates)
+    for name in ENGINES[:-1]:
+        for ours, theirs in zip(render_all(name, image, rows, sizes, recipe, output, mask, plates), truth, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=name)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (9331, 20), (20, 9331)], ids=str)
+def test_odd_images_with_everything_on(agreement, shape):
+    """Boxes that touch every border, both ends of sigma, all augmentations: against the reference."""
+    recipe = ViewsConfig()
+    for picture in ("photograph", "grayscale"):
+        image = draw_picture(picture, *shape)
+        for number, place in enumerate(BOXES):
+            row = box(
+                *BOXES[place](*shape),
+                flip=number % 2,
+                order=number * 3,
+                brightness=0.2,
+                contrast=1.3,
+                saturation=0.8,
+                hue=-0.1,
+                blur_sigma=(0.1, 2.0)[number % 2],
+                solarize=number % 3 == 0,
+            )
+            ours = by_engine(image, row, 96)
+            truth = reference.render_view(torch.from_numpy(image), row, 96, recipe).numpy()
+            agreement.hold("odd images, everything on", ours, truth, (shape, place))
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_nothing_is_read_beyond_the_image(name):
+    """The image ends where the memory does: one byte further is a page that must not be touched."""
+    page = mmap.PAGESIZE
+    for height, width in ((1, 1), (20, 30), (37, 1), (1, 700), (60, 67)):
+        pages = -(-height * width * 3 // page)
+        memory = mmap.mmap(-1, (pages + 1) * page)
+        whole = np.frombuffer(memory, np.uint8)
+        libc = ctypes.CDLL(None, use_errno=True)
+        guard = ctypes.c_void_p(whole.ctypes.data + pages * page)
+        assert libc.mprotect(guard, ctypes.c_size_t(page), mmap.PROT_READ & 0) == 0
+        image = whole[pages * page - height * width * 3 : pages * page].reshape(height, width, 3)
+        image[...] = draw_picture("noise", height, width)
+        for place in BOXES:
+            row = box(*BOXES[place](height, width))
+            np.testing.assert_array_equal(
+                by_engine(image, row, 33, name=name), by_engine(image.copy(), row, 33, name=name)
+            )
+        assert libc.mprotect(guard, ctypes.c_size_t(page), mmap.PROT_READ | mmap.PROT_WRITE) == 0
+
+
+@pytest.mark.parametrize("size", [224, 96, 33])
+def test_normalised_outputs_are_the_normalised_uint8_view(size):
+    image, rows = draw_picture("photograph", 150, 211), np.array([box(0, 0, 150, 211, brightness=0.1, blur_sigma=1)])
+    recipe = ViewsConfig()
+    view = torch.from_numpy(render_all(engine.chosen(), image, rows, [size], recipe, "uint8")[0])
+    exact = normalize(view[None])[0].permute(1, 2, 0)
+    floats = torch.from_numpy(render_all(engine.chosen(), image, rows, [size], recipe, "float32")[0])
+    torch.testing.assert_close(floats, exact, atol=1e-6, rtol=0)
+    bits = render_all(engine.chosen(), image, rows, [size], recipe, "bfloat16")[0]
+    halves = torch.from_numpy(bits.view(np.int16)).view(torch.bfloat16)
+    assert torch.equal(halves, floats.to(torch.bfloat16))
+
+
+def test_many_threads_share_an_engine():
+    """Scratch memory is each thread's own."""
+    image, recipe = draw_picture("photograph", 333, 500), ViewsConfig()
+    rows = np.array([box(3 * i, 5 * i, 150, 200, hue=0.1, contrast=1.2, blur_sigma=1.5) for i in range(6)])
+    sizes = [224] * 4 + [96] * 2
+    truth = render_all(engine.chosen(), image, rows, sizes, recipe, "uint8")
+    wrong: list[int] = []
+
+    def work() -> None:
+        for _ in range(20):
+            outputs = render_all(engine.chosen(), image, rows, sizes, recipe, "uint8")
+            wrong.extend(i for i in range(6) if not np.array_equal(outputs[i], truth[i]))
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+RECIPE = ViewsConfig(
+    large=CropConfig(count=2, size=48),
+    small=CropConfig(count=1, size=20, area=(0.05, 0.25)),
+    background=BackgroundConfig(chance=0.5),
+)
+
+
+def batches(tiny_beton: Path, tiny_masks: Path, **choices) -> list[list[torch.Tensor]]:
+    loader = build_loader(tiny_beton, RECIPE, batch_size=4, seed=5, masks=tiny_masks, **choices)
+    try:
+        return [[*batch.large, *batch.small] for batch in loader]
+    finally:
+        loader.close()
+
+
+def test_threads_change_no_byte(tiny_beton: Path, tiny_masks: Path):
+    one, two, eight = (batches(tiny_beton, tiny_masks, num_threads=number) for number in (1, 2, 8))
+    for others in (two, eight):
+        assert all(
+            torch.equal(a, b)
+            for ours, theirs in zip(one, others, strict=True)
+            for a, b in zip(ours, theirs, strict=True)
+        )
+
+
+@pytest.mark.parametrize("output", ["bfloat16", "float32"])
+def test_a_loader_delivers_normalised_views(tiny_beton: Path, tiny_masks: Path, output: str):
+    dtype = getattr(torch, output)
+    for grey, normal in zip(
+        batches(tiny_beton, tiny_masks), batches(tiny_beton, tiny_masks, output=output), strict=True
+    ):
+        for view, ours in zip(grey, normal, strict=True):
+            assert ours.dtype == dtype
+            expected = normalize(view, dtype).float()
+            torch.testing.assert_close(normalize(ours, dtype).float(), expected, atol=1e-6, rtol=2**-7)
+
+
+def test_photometric_on_the_device_gives_the_views_of_the_host(agreement, tiny_beton: Path, tiny_masks: Path):
+    host = batches(tiny_beton, tiny_masks)
+    device = batches(tiny_beton, tiny_masks, photometric="device")
+    truth = batches(tiny_beton, tiny_masks, backend="reference")
+    for ours, by_torch, true in zip(host, device, truth, strict=True):
+        for a, b, c in zip(ours, by_torch, true, strict=True):
+            assert b.is_contiguous()
+            for slot in range(len(c)):
+                agreement.hold("photometric=device", b[slot].numpy(), c[slot].numpy())
+                agreement.hold("photometric=host", a[slot].numpy(), c[slot].numpy())
+
+
+@pytest.mark.parametrize("mode", ["relicv2", "torchvision"])
+def test_batched_photometric_is_the_reference_of_each_view(mode):
+    """Same formulas in the same float32: only the blur's summation differs."""
+    rng = np.random.default_rng(0)
+    pictures = np.stack([draw_picture(name, 48, 48) for name in sorted(PICTURES)] * 4)
+    rows = np.array(
+        [
+            box(
+                *(0, 0, 48, 48),
+                order=rng.integers(24),
+                brightness=rng.uniform(-0.4, 0.4) + (mode == "torchvision"),
+                contrast=rng.uniform(0.6, 1.4),
+                saturation=rng.uniform(0.8, 1.2),
+                hue=rng.uniform(-0.1, 0.1),
+                gray=rng.random() < 0.2,
+                blur_sigma=rng.uniform(0.1, 2) * (rng.random() < 0.5),
+                solarize=rng.random() < 0.3,
+            )
+            for _ in pictures
+        ]
+    )
+    ours = photometric.render(torch.from_numpy(pictures), rows, mode).numpy()
+    recipe = ViewsConfig(photometric=PhotometricConfig(jitter=mode))
+    for picture, row, view in zip(pictures, rows, ours, strict=True):
+        truth = reference.render_view(torch.from_numpy(picture), row, 48, recipe).numpy()
+        assert np.abs(view.astype(int) - truth).max() <= 1
+        assert (view != truth).mean() < 0.001
+    assert photometric.render(torch.zeros((0, 48, 48, 3), dtype=torch.uint8), rows[:0], mode).shape == (0, 48, 48, 3)
+
+
+IMAGE = np.zeros((20, 30, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"image": IMAGE[..., :2].copy()}, "the image must be uint8"),
+        ({"rows": np.array([box(0, 0, 21, 30)])}, "row 0: its box leaves the image of 20 x 30"),
+        ({"rows": np.array([box(0, -1, 2, 3)])}, "row 0: its box leaves the image"),
+        ({"rows": np.array([box(0, 0, 2, 0)])}, "row 0: its box leaves the image"),
+        ({"rows": np.array([box(0, 0, 2, 3, order=24)])}, "order is not one of 24"),
+        ({"rows": np.array([box(0, 0, 2, 3)] * 2)}, "one for each of the 1 outputs"),
+        ({"outputs": [np.zeros((8, 9, 3), np.uint8)]}, "output 0 must be"),
+        ({"outputs": [np.zeros((8, 8, 3), np.float32)]}, "output 0 must be"),
+        ({"mask": np.zeros((4, 4, 3), np.uint8)}, "the mask must be uint8"),
+        ({"plates": [np.zeros((4, 4), np.uint8)]}, "a plate must be uint8"),
+        ({"plates": []}, "a list with an entry per output"),
+        ({"settings": np.zeros(3, np.uint8)}, "settings are not SETTINGS"),
+    ],
+)
+def test_wrong_use_is_told_and_nothing_crashes(changes, message):
+    arguments = {
+        "image": IMAGE,
+        "rows": np.array([box(0, 0, 20, 30)]),
+        "outputs": [np.zeros((8, 8, 3), np.uint8)],
+        "settings": settings_of(ViewsConfig()),
+        **changes,
+    }
+    with pytest.raises(ValueError, match=message):
+        engine.render(ENGINES[0], **arguments)
+
+
+def test_a_strength_that_fixed_point_cannot_hold_is_refused():
+    with pytest.raises(ValueError, match=r"photometric.contrast=9 is more than the fused backend renders"):
+        settings_of(ViewsConfig(photometric=PhotometricConfig(contrast=9)))
+
+
+def test_options_of_the_fused_backend_are_refused_elsewhere(tiny_beton: Path):
+    with pytest.raises(ValueError, match="need backend=fused, not reference"):
+        build_loader(tiny_beton, RECIPE, batch_size=2, backend="reference", output="float32")
+    with pytest.raises(ValueError, match="take output=uint8"):
+        build_loader(tiny_beton, RECIPE, batch_size=2, photometric="device", output="float32")
+
+
+def test_the_engine_can_be_named(monkeypatch: pytest.MonkeyPatch):
+    engine.chosen.cache_clear()
+    monkeypatch.setenv("RELIC_ENGINE", "numba")
+    assert engine.chosen() == "numba"
+    engine.chosen.cache_clear()
+    monkeypatch.setenv("RELIC_ENGINE", "sse9")
+    with pytest.raises(ValueError, match="RELIC_ENGINE=sse9 is not an engine of this machine: take one of"):
+        engine.chosen()
+    monkeypatch.delenv("RELIC_ENGINE")
+    engine.chosen.cache_clear()
+    assert engine.chosen() == ENGINES[0]
+
+
+def test_without_a_compiled_engine_numba_renders(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(engine, "native", None)
+    engine.chosen.cache_clear()
+    assert engine.available() == ["numba"]
+    assert engine.chosen() == "numba"
+    engine.chosen.cache_clear()
