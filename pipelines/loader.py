@@ -20,6 +20,7 @@ import torch
 
 from pipelines import photometric, views
 from pipelines.beton import Beton
+from pipelines.buffers import Buffers
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
 from pipelines.decode import CorruptImageError
@@ -83,6 +84,7 @@ class TableLoader:
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self.num_images = source.beton.num_images
         self.position = position
+        self._buffers = Buffers(pin=self.device.type == "cuda")
         self._stats: dict[str, float] = {}
         self._stats_lock = threading.Lock()
         self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
@@ -135,10 +137,9 @@ class TableLoader:
 
     def _submit(self, indices: np.ndarray) -> _Pending:
         rows = self._draw(indices)
-        pin = self.device.type == "cuda"
 
         def buffers(count: int, size: int) -> list[torch.Tensor]:
-            return [torch.empty((len(indices), size, size, 3), dtype=self.output, pin_memory=pin) for _ in range(count)]
+            return [self._buffers.take((len(indices), size, size, 3), self.output) for _ in range(count)]
 
         batch = Batch(
             index=torch.from_numpy(indices.copy()),

@@ -26,6 +26,8 @@ class LoaderConfig:
     the CPU)."""
     prefetch: int = 2
     """Batches in flight."""
+    photometric: Literal["host", "device"] = "host"
+    """Where jitter, grayscale, blur and solarize are done; `device` spares the host (fused backend only)."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What a sample that does not decode does: stop with its index and file, or be replaced with a warning."""
 

@@ -199,6 +199,7 @@ def training_loader(config: RunConfig, plan: Plan, world: World, num_threads: in
         prefetch=config.loader.prefetch,
         device=world.device,
         on_corrupt=config.loader.on_corrupt,
+        photometric=config.loader.photometric,
     )
 
 
@@ -254,6 +255,7 @@ def health_probe(job: Job) -> list[torch.Tensor]:
         drop_last=False,
         device=job.world.device,
         on_corrupt=config.loader.on_corrupt,
+        photometric=config.loader.photometric,
     )
     views, wanted = [], config.log.health_images
     for batch in loader:

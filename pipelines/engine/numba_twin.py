@@ -217,13 +217,20 @@ def _blend(plane, row, height, width, mask, plate, fill, size):  # pragma: no co
 
 @jit
 def _kernel(sigma, size):  # pragma: no cover - compiled
-    longest = min(size // 20, LONGEST_REACH)
-    reach = min(math.ceil(3 * sigma), longest) if sigma > 0 else 0
-    taps, weights = np.zeros(reach + 1, np.float64), np.zeros(reach + 1, np.int32)
+    longest = min(size // 20, LONGEST_REACH) if sigma > 0 else 0
+    taps = np.zeros(longest + 1, np.float64)
     total = 1.0
-    for i in range(1, reach + 1):
+    for i in range(1, longest + 1):
         taps[i] = math.exp(-0.5 * (i / sigma) * (i / sigma))
         total += 2 * taps[i]
+    reach, dropped, whole = longest, 0.0, total
+    while reach > 0:
+        dropped += 2 * taps[reach]
+        if dropped > 0.003 * whole:
+            break
+        total = whole - dropped
+        reach -= 1
+    weights = np.zeros(reach + 1, np.int32)
     center = 1 << 15
     for i in range(1, reach + 1):
         weights[i] = np.int32(np.rint(taps[i] / total * (1 << 15)))

@@ -229,12 +229,16 @@ def compiled_engine() -> Iterator[Check]:
     builds = engine.available()
     if builds == ["numba"]:
         mend = "apt-get install g++ python3-dev && pip install --force-reinstall --no-deps relicv2"
-        yield Check(name="engine", status="absent", detail="not compiled: numba renders the same views, slower", mend=mend)
+        yield Check(
+            name="engine", status="absent", detail="not compiled: numba renders the same views, slower", mend=mend
+        )
         return
     try:
         yield Check(name="engine", status="ok", detail=f"compiled, uses {engine.chosen()} of {', '.join(builds)}")
     except ValueError as error:
-        yield Check(name="engine", status="broken", detail=str(error), mend="unset RELIC_ENGINE, or install relicv2 again")
+        yield Check(
+            name="engine", status="broken", detail=str(error), mend="unset RELIC_ENGINE, or install relicv2 again"
+        )
 
 
 def numba_cache() -> Iterator[Check]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -330,6 +333,31 @@ def test_stats_count_batches_and_stages(loader: Loader, request: pytest.FixtureR
     assert 0 <= stats["occupancy"] <= 1
     decodes = request.node.callspec.params["loader"] in DECODING_BACKENDS
     assert decodes == (stats.get("decode", 0) > 0) == (stats.get("render", 0) > 0)
+
+
+def test_ctrl_c_ends_a_process_in_the_middle_of_an_epoch(tiny_beton: Path):
+    """The workers are joined and the interpreter ends: within seconds, by the signal, without a traceback per thread."""
+    program = f"""
+import sys
+from pipelines.build import build_loader
+from pipelines.config import ViewsConfig
+loader = build_loader({str(tiny_beton)!r}, ViewsConfig(), batch_size=4, num_threads=4, prefetch=3)
+epoch = 0
+while True:
+    loader.set_epoch(epoch)
+    for batch in loader:
+        print("batch", flush=True)
+    epoch += 1
+"""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert errors.count("Traceback") == 1
+    assert errors.rstrip().endswith("KeyboardInterrupt")
 
 
 # ---- corrupt samples --------------------------------------------------------------------------------------

@@ -11,15 +11,21 @@ struct Kernel {
     V weights[LONGEST_REACH + 1];  // times 2^15; they sum to 2^15 (a centre of one: 2^15 - 1)
 };
 
-// The official kernel has 2 (size / 20) + 1 taps; those beyond 3 sigma hold less than 0.3 % and are dropped.
+// The official kernel has 2 (size / 20) + 1 taps. The outer ones are dropped while what is dropped stays below 0.3 % of
+// the whole: all of them lie beyond 3 sigma.
 inline Kernel kernel_of(double sigma, int size) {
     Kernel kernel;
-    int longest = size / 20 < LONGEST_REACH ? size / 20 : LONGEST_REACH, reach = (int)__builtin_ceil(3 * sigma);
-    kernel.reach = sigma > 0 && longest > 0 ? (reach < longest ? reach : longest) : 0;
+    const int longest = sigma <= 0 ? 0 : size / 20 < LONGEST_REACH ? size / 20 : LONGEST_REACH;
     double taps[LONGEST_REACH + 1], sum = 1;
-    for (int i = 1; i <= kernel.reach; i++) {
+    for (int i = 1; i <= longest; i++) {
         taps[i] = __builtin_exp(-0.5 * (i / sigma) * (i / sigma));
         sum += 2 * taps[i];
+    }
+    kernel.reach = longest;
+    for (double dropped = 0, all = sum; kernel.reach > 0; kernel.reach--) {
+        dropped += 2 * taps[kernel.reach];
+        if (dropped > 0.003 * all) break;
+        sum = all - dropped;
     }
     int center = 1 << 15;
     for (int i = 1; i <= kernel.reach; i++) {

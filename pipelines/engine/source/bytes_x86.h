@@ -1,4 +1,4 @@
-// From columns of bytes to the rows of a view, on x86.
+// Bytes on x86: from columns to the rows of a view, and past the caches to memory.
 #pragma once
 #include <immintrin.h>
 #include <stddef.h>
@@ -34,5 +34,19 @@ inline void transpose_bytes(const uint8_t* in, ptrdiff_t stride, uint8_t* out, p
         _mm_storeu_si128((__m128i*)(out + (i + 16) * out_stride), _mm256_extracti128_si256(a[i], 1));
     }
 }
+
+// Copies to memory past the caches, in order; `end_streams` makes it visible to other threads.
+inline void stream(void* to, const void* from, size_t bytes) {
+    uint8_t* out = (uint8_t*)to;
+    const uint8_t* in = (const uint8_t*)from;
+    size_t head = -(uintptr_t)out & 31;
+    head = head < bytes ? head : bytes;
+    memcpy(out, in, head);
+    size_t at = head;
+    for (; at + 32 <= bytes; at += 32)
+        _mm256_stream_si256((__m256i*)(out + at), _mm256_loadu_si256((const __m256i*)(in + at)));
+    memcpy(out + at, in + at, bytes - at);
+}
+inline void end_streams() { _mm_sfence(); }
 
 }  // namespace

@@ -59,6 +59,7 @@ enum Use {
     STRIPE,
     PLANE,
     BYTES,
+    LINES,
     COVER,
     PLATE,
     MASK,

@@ -33,47 +33,65 @@ struct Clock {  // charges the time since the last charge to a stage
     void skip() { last = seconds ? now() : 0; }
 };
 
-// Bytes [3 size][stride] to the view's rows, as uint8 or normalised.
-inline void write_rows(const uint8_t* bytes, int stride, const View& view, const Settings& settings) {
+// uint8 to bfloat16 or float32, normalised; at most CHUNK samples that begin with a red one.
+constexpr int CHUNK = 48 * 16;
+struct Normaliser {
+    float scale[48], shift[48];
+    explicit Normaliser(const Settings& settings) {
+        for (int i = 0; i < 48; i++) scale[i] = settings.scale[i % 3], shift[i] = settings.shift[i % 3];
+    }
+    void to_floats(const uint8_t* in, int count, float* out) const {
+        for (int at = 0; at < count; at += 48)
+            for (int i = 0; i < 48; i++) out[at + i] = in[at + i] * scale[i] + shift[i];
+    }
+};
+inline void to_halves(const float* in, int count, uint16_t* out) {  // round to nearest, ties to even
+    for (int i = 0; i < count; i++) {
+        uint32_t bits;
+        memcpy(&bits, in + i, sizeof bits);
+        out[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+    }
+}
+
+// Bytes [3 size][stride] to the view's rows, as uint8 or normalised. 32 rows at a time are turned in the cache and then
+// streamed to memory in order, past the caches: a batch does not fit in them, and a store that misses would first read
+// the line that it overwrites.
+inline bool write_rows(Scratch* scratch, const uint8_t* bytes, int stride, const View& view, const Settings& settings) {
     const int length = 3 * view.size;
-    float scales[3][16], shifts[3][16];
-    for (int phase = 0; phase < 3; phase++)
-        for (int i = 0; i < 16; i++) {
-            scales[phase][i] = settings.scale[(phase + i) % 3];
-            shifts[phase][i] = settings.shift[(phase + i) % 3];
-        }
-    for (int y0 = 0; y0 < view.size; y0 += 32)
+    uint8_t* lines = (uint8_t*)relic_scratch(scratch, LINES, (size_t)32 * length + 64);
+    if (!lines) return false;
+    const Normaliser normaliser(settings);
+    for (int y = 0; y < view.size; y += 32) {
+        const int rows = view.size - y < 32 ? view.size - y : 32;
         for (int k = 0; k < length; k += 16) {
-            const int rows = view.size - y0 < 32 ? view.size - y0 : 32, columns = length - k < 16 ? length - k : 16;
-            const uint8_t* in = bytes + (ptrdiff_t)k * stride + y0;
-            if (settings.output == UINT8 && rows == 32 && columns == 16) {
-                transpose_bytes(in, stride, (uint8_t*)view.output + (ptrdiff_t)y0 * length + k, length);
+            const uint8_t* in = bytes + (ptrdiff_t)k * stride + y;
+            if (length - k >= 16) {
+                transpose_bytes(in, stride, lines + k, length);
                 continue;
             }
-            alignas(32) uint8_t block[32 * 16];
+            uint8_t block[32 * 16];
             transpose_bytes(in, stride, block, 16);
-            const float *scale = scales[k % 3], *shift = shifts[k % 3];
-            for (int y = 0; y < rows; y++) {
-                const ptrdiff_t to = (ptrdiff_t)(y0 + y) * length + k;
-                const uint8_t* from = block + 16 * y;
-                if (settings.output == UINT8) {
-                    memcpy((uint8_t*)view.output + to, from, columns);
-                    continue;
-                }
-                alignas(64) float values[16];
-                for (int i = 0; i < 16; i++) values[i] = from[i] * scale[i] + shift[i];
-                if (settings.output == FLOAT32) {
-                    memcpy((float*)view.output + to, values, columns * sizeof(float));
-                    continue;
-                }
-                uint32_t words[16];
-                alignas(32) uint16_t halves[16];
-                memcpy(words, values, sizeof words);
-                for (int i = 0; i < 16; i++)  // round to nearest, ties to even
-                    halves[i] = (uint16_t)((words[i] + 0x7FFF + (words[i] >> 16 & 1)) >> 16);
-                memcpy((uint16_t*)view.output + to, halves, columns * sizeof(uint16_t));
+            for (int row = 0; row < 32; row++) memcpy(lines + row * length + k, block + 16 * row, length - k);
+        }
+        const ptrdiff_t from = (ptrdiff_t)y * length;
+        if (settings.output == UINT8) {
+            stream((uint8_t*)view.output + from, lines, (size_t)rows * length);
+            continue;
+        }
+        for (int at = 0; at < rows * length; at += CHUNK) {
+            const int count = rows * length - at < CHUNK ? rows * length - at : CHUNK;
+            alignas(64) float values[CHUNK];
+            alignas(64) uint16_t halves[CHUNK];
+            normaliser.to_floats(lines + at, count, values);
+            if (settings.output == FLOAT32) {
+                stream((float*)view.output + from + at, values, count * sizeof(float));
+            } else {
+                to_halves(values, count, halves);
+                stream((uint16_t*)view.output + from + at, halves, count * sizeof(uint16_t));
             }
         }
+    }
+    return true;
 }
 
 // Grey levels times 2^4 to grey levels, halves to even: one value in 16 is a half, and rounding those up would brighten
@@ -210,7 +228,7 @@ inline bool render_view(Scratch* scratch, Picture image, const View& view, const
         });
         clock.charge(BLUR);
     }
-    write_rows(bytes, stride, view, settings);
+    if (!write_rows(scratch, bytes, stride, view, settings)) return false;
     clock.charge(WRITE);
     return true;
 }
@@ -224,9 +242,10 @@ inline int render(Scratch* scratch, Picture image, const View* views, int count,
         for (size_t i = 0; i < cells; i++) levels[i] = mask.pixels[i] ? 128 : 0;
         mask.pixels = levels;
     }
-    for (int i = 0; i < count; i++)
-        if (!render_view(scratch, image, views[i], *settings, mask, seconds)) return -1;
-    return 0;
+    bool done = true;
+    for (int i = 0; i < count && done; i++) done = render_view(scratch, image, views[i], *settings, mask, seconds);
+    end_streams();
+    return done ? 0 : -1;
 }
 
 }  // namespace

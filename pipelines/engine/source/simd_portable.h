@@ -85,4 +85,7 @@ inline void transpose_bytes(const uint8_t* in, ptrdiff_t stride, uint8_t* out, p
         for (int i = 0; i < 16; i++) out[y * out_stride + i] = in[i * stride + y];
 }
 
+inline void stream(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }
+inline void end_streams() {}
+
 }  // namespace

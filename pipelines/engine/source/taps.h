@@ -35,13 +35,39 @@ inline void set_weight(const Taps& taps, Direction direction, int i, int t, int3
         taps.weights[2 * at] = taps.weights[2 * at + 1] = (int16_t)q;
 }
 
-// Keys' cubic with a = -1/2, or the triangle; 0 <= x.
-inline float filter(float x, int interpolation) {
-    float linear = x < 1.0f ? 1.0f - x : 0.0f;
-    float inner = (1.5f * x - 2.5f) * x * x + 1.0f;
-    float outer = ((2.5f - 0.5f * x) * x - 4.0f) * x + 2.0f;
-    float cubic = x < 1.0f ? inner : x < 2.0f ? outer : 0.0f;
-    return interpolation == BILINEAR ? linear : cubic;
+// Keys' cubic with a = -1/2, or the triangle; 0 <= x. Both halves are computed and one is chosen, so that it vectorises.
+template <bool LINEAR> inline float filter(float x) {
+    const float triangle = 1.0f - x;
+    const float inner = (1.5f * x - 2.5f) * x * x + 1.0f;
+    const float outer = ((2.5f - 0.5f * x) * x - 4.0f) * x + 2.0f;
+    const float near = LINEAR ? triangle : inner, far = LINEAR ? 0.0f : outer;
+    return x < 1.0f ? near : x < 2.0f ? far : 0.0f;
+}
+
+// table[t][i] = filter at tap t of output i, 0 beyond its window; sum[i] adds them up in the order of t.
+template <bool LINEAR>
+inline void weigh_taps(int longest, int size, float inverse, const float* __restrict offset, const int32_t* __restrict count,
+                       float* __restrict table, float* __restrict sum) {
+    for (int t = 0; t < longest; t++) {
+        const float distance = (float)t;
+        float* __restrict weights = table + (size_t)t * size;
+        for (int i = 0; i < size; i++) {
+            const float weight = filter<LINEAR>(__builtin_fabsf((offset[i] + distance) * inverse));
+            weights[i] = t < count[i] ? weight : 0.0f;
+            sum[i] += weights[i];
+        }
+    }
+}
+
+// Rounds weights times factor to integers, and subtracts them from what rest there is.
+inline void round_taps(int longest, int size, const float* __restrict table, const float* __restrict factor,
+                       int32_t* __restrict rounded, int32_t* __restrict rest) {
+    for (int t = 0; t < longest; t++)
+        for (int i = 0; i < size; i++) {
+            const int32_t q = (int32_t)__builtin_rintf(table[(size_t)t * size + i] * factor[i]);
+            rounded[(size_t)t * size + i] = q;
+            rest[i] -= q;
+        }
 }
 
 // Antialiased resize of `length` inputs to `size` outputs: the windows and weights of torch's
@@ -53,11 +79,12 @@ inline float filter(float x, int interpolation) {
 inline bool resize_taps(Scratch* scratch, Direction direction, int length, int size, int interpolation, Taps* taps) {
     const double scale = (double)length / size, stretch = scale > 1 ? scale : 1;
     const double support = (interpolation == BILINEAR ? 1 : 2) * stretch;
-    const int most = (int)(2 * support) + 2;
-    float* table = (float*)relic_scratch(scratch, FILTER, (size_t)size * (most + 5) * sizeof(float));
+    const size_t most = (size_t)(2 * support) + 2;
+    float* table = (float*)relic_scratch(scratch, FILTER, size * (2 * most + 6) * sizeof(float));
     if (!table) return false;
-    float *offset = table + (size_t)size * most, *factor = offset + size;
-    int32_t *first = (int32_t*)(factor + size), *count = first + size, *rest = count + size;
+    float *offset = table + size * most, *factor = offset + size;
+    int32_t *rounded = (int32_t*)(factor + size), *first = rounded + size * most;
+    int32_t *count = first + size, *rest = count + size, *middle = rest + size;
     int longest = 0;
     for (int i = 0; i < size; i++) {
         const double center = scale * (i + 0.5);
@@ -65,37 +92,24 @@ inline bool resize_taps(Scratch* scratch, Direction direction, int length, int s
         first[i] = from > 0 ? from : 0;
         count[i] = (to < length ? to : length) - first[i];
         offset[i] = (float)(first[i] - center + 0.5);
+        middle[i] = (int)center - first[i];
         factor[i] = 0;
+        rest[i] = ONE[direction];
         longest = count[i] > longest ? count[i] : longest;
     }
     if (!allocate(scratch, direction, size, longest, taps)) return false;
-    const float inverse = (float)(1 / stretch);
-    for (int t = 0; t < longest; t++)
-        for (int i = 0; i < size; i++) {
-            float weight = filter(__builtin_fabsf((offset[i] + t) * inverse), interpolation);
-            weight = t < count[i] ? weight : 0.0f;
-            table[t * size + i] = weight;
-            factor[i] += weight;
-        }
+    const float inverse = (float)(1 / stretch), one = (float)ONE[direction];
+    (interpolation == BILINEAR ? weigh_taps<true> : weigh_taps<false>)(longest, size, inverse, offset, count, table, factor);
+    for (int i = 0; i < size; i++) factor[i] = one / factor[i];
+    round_taps(longest, size, table, factor, rounded, rest);
     for (int i = 0; i < size; i++) {
-        factor[i] = (float)ONE[direction] / factor[i];
-        rest[i] = ONE[direction];
-    }
-    int32_t* rounded = (int32_t*)table;  // in place
-    for (int t = 0; t < longest; t++)
-        for (int i = 0; i < size; i++) {
-            int32_t q = (int32_t)__builtin_rintf(table[t * size + i] * factor[i]);
-            rest[i] -= q;
-            rounded[t * size + i] = q;
-        }
-    for (int i = 0; i < size; i++) {
-        const int middle = (int)(scale * (i + 0.5)) - first[i];
-        const int nearest = middle < count[i] ? middle : count[i] - 1;
-        rounded[nearest * size + i] += rest[i];
+        const int nearest = middle[i] < count[i] ? middle[i] : count[i] - 1;
+        rounded[(size_t)nearest * size + i] += rest[i];
         taps->first[i] = first[i];
-        for (int t = 0; t < longest; t++) set_weight(*taps, direction, i, t, rounded[t * size + i]);
-        if (taps->count > longest) set_weight(*taps, direction, i, longest, 0);
     }
+    for (int t = 0; t < taps->count; t++)
+        for (int i = 0; i < size; i++)
+            set_weight(*taps, direction, i, t, t < longest ? rounded[(size_t)t * size + i] : 0);
     return true;
 }
 
