@@ -336,12 +336,13 @@ def test_stats_count_batches_and_stages(loader: Loader, request: pytest.FixtureR
 
 
 def test_ctrl_c_ends_a_process_in_the_middle_of_an_epoch(tiny_beton: Path):
-    """The workers are joined and the interpreter ends: within seconds, by the signal, without a traceback per thread."""
+    """The workers are joined and the interpreter ends: within seconds, by the signal, with one traceback."""
     program = f"""
-import sys
+import signal
 from pipelines.build import build_loader
 from pipelines.config import ViewsConfig
 loader = build_loader({str(tiny_beton)!r}, ViewsConfig(), batch_size=4, num_threads=4, prefetch=3)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it from birth
 epoch = 0
 while True:
     loader.set_epoch(epoch)
@@ -349,13 +350,15 @@ while True:
         print("batch", flush=True)
     epoch += 1
 """
-    process = subprocess.Popen(
-        [sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "batch\n"
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "batch\n"
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert errors.count("Traceback") == 1
     assert errors.rstrip().endswith("KeyboardInterrupt")
 
