@@ -1,0 +1,56 @@
+"""`python -m benchmarks COMMAND`: finds the command, lets tyro parse its flags, turns errors into one line."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib
+import os
+import sys
+
+from relic.flags import FAILED, OK, WRONG_USE, one_line, parse
+
+PROG = "python -m benchmarks"
+COMMANDS = {
+    "views": ("views", "who makes the views of an image how fast: our engine and other libraries"),
+    "decode": ("views", "bare JPEG decoding, the unit of comparison"),
+    "loader": ("loader", "a whole loader: images/s, stages, memory, first batch"),
+    "growth": ("growth", "what rendering costs as images, views, their side and the blur grow"),
+    "compare": ("compare", "two files of records; exit code 1 where a provider became slower"),
+    "plot": ("plot", "bar chart of a file of records"),
+}
+"""Command -> module, which has a function of that name, and what it does."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; return 0 (ok), 1 (failed) or 2 (wrong use)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(f"usage: {PROG} COMMAND [--help] ...\n")
+        print("\n".join(f"  {name:<8} {summary}" for name, (_, summary) in COMMANDS.items()))
+        return OK
+    name, *rest = arguments
+    if name not in COMMANDS:
+        nearest = difflib.get_close_matches(name, COMMANDS, 1)
+        hint = f"did you mean {nearest[0]!r}?" if nearest else f"one of {', '.join(COMMANDS)}"
+        print(f"{PROG}: error: no command {name!r}: {hint}", file=sys.stderr)
+        return WRONG_USE
+    function = getattr(importlib.import_module(f"benchmarks.{COMMANDS[name][0]}"), name)
+    bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
+    status, bound = parse(bind, rest, prog=f"{PROG} {name}")
+    if bound is None:
+        return status
+    try:
+        return bound()
+    except (ValueError, OSError) as error:
+        if os.environ.get("RELIC_DEBUG"):
+            raise
+        print(f"{PROG} {name}: error: {one_line(str(error))}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{PROG} {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The fused engine: the table of a batch, then per image one decode and one call that makes all its views."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from benchmarks import jpeg
+from benchmarks.image_by_image import ImageByImage, array_buffers
+from benchmarks.work import Work
+from pipelines import engine, photometric, views
+from pipelines.engine.settings import settings_of
+
+
+class Fused(ImageByImage):
+    """The engine that `pipelines.backends.fused` chooses; it writes the output of `work`, too."""
+
+    def __init__(self, work: Work):
+        self._name = engine.chosen()
+        self._settings = settings_of(work.recipe, photometric=work.photometric, output=work.output)
+        self._largest = jpeg.largest_bytes(work.jpegs)
+        self._heights, self._widths = np.array([jpeg.size_of(data) for data in work.jpegs]).T
+        super().__init__(work, self._render, array_buffers(work), note=f"engine {self._name}", before=self._draw)
+
+    def _draw(self, batch: Sequence[int]) -> dict[str, float]:
+        """Draw the rows as a loader does; they are those of `work` again."""
+        start, indices = time.perf_counter(), np.asarray(batch)
+        self._work.rows[indices] = views.draw(
+            self._work.recipe,
+            seed=self._work.seed,
+            epoch=0,
+            indices=indices,
+            heights=self._heights[indices],
+            widths=self._widths[indices],
+        )
+        return {"table": time.perf_counter() - start}
+
+    def _render(self, index: int, outputs: list[np.ndarray]) -> dict[str, float]:
+        start = time.perf_counter()
+        image = jpeg.decode(self._work.jpegs[index], self._largest)
+        decoded = time.perf_counter()
+        seconds = np.zeros(len(engine.STAGES))
+        engine.render(self._name, image, self._work.rows[index], outputs, self._settings, seconds=seconds)
+        call = time.perf_counter() - decoded - float(seconds.sum())
+        return {"decode": decoded - start, **dict(zip(engine.STAGES, seconds.tolist(), strict=True)), "call": call}
+
+    def views(self, index: int) -> list[np.ndarray] | None:
+        """Return the views of one image as grey levels; what was left to the device is done here."""
+        made = super().views(index)
+        if self._work.photometric or made is None:
+            return made
+        mode, rows = self._work.recipe.photometric.jitter, self._work.rows[index]
+        whole = [torch.from_numpy(view.astype(np.uint8))[None] for view in made]
+        return [photometric.render(view, rows[i : i + 1], mode)[0].numpy() for i, view in enumerate(whole)]
+
+
+def prepare(work: Work) -> Fused:
+    """Prepare the engine."""
+    return Fused(work)
