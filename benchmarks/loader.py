@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import sys
 import tempfile
 import time
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
     from pipelines.config import ViewsConfig
     from pipelines.contract import Loader
 
-PAGES = Path("/proc/self/statm")
+STATUS = Path("/proc/self/status")
 PARTS = 5
 """The batches are timed in so many parts, whose median and extremes are reported."""
 
@@ -31,7 +30,7 @@ class Served:
     first_batch_seconds: float
     """From opening the files to the first batch."""
     rss_megabytes: dict[str, float]
-    """Resident memory before the loader, after its first batch, and after its last."""
+    """The process's own resident memory before the loader, after a tenth of the batches, and after the last."""
     stats: dict[str, float]
     """`Loader.stats()` of the batches after the first; occupancy over all."""
     counted: list[int] = field(default_factory=list)
@@ -133,11 +132,12 @@ def _serve(beton: Path, recipe: ViewsConfig, batches: int, options: dict[str, An
         endless = _epochs(opened)
         next(endless)
         moments = [time.perf_counter()]
-        memory["first_batch"] = resident_megabytes()
         at_first, counted = opened.stats(), []
-        for _ in range(batches - 1):
+        for number in range(1, batches):
             counted.append(len(next(endless).index))
             moments.append(time.perf_counter())
+            if number == max(batches // 10, 1):
+                memory["after_a_tenth"] = resident_megabytes()
         memory["after"] = resident_megabytes()
         stats = opened.stats()
         endless.close()
@@ -175,10 +175,14 @@ def _epochs(opened: Loader) -> Generator[Any, None, None]:
 
 
 def resident_megabytes() -> float:
-    """Return the resident memory of this process in MB; not a number where the system does not tell."""
-    if not PAGES.is_file():
+    """Return this process's resident memory in MB, without pages of mapped files, which the system takes back at will.
+
+    Not a number where the system does not tell.
+    """
+    if not STATUS.is_file():
         return float("nan")
-    return int(PAGES.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
+    fields = dict(line.split(":", 1) for line in STATUS.read_text().splitlines())
+    return int(fields["RssAnon"].split()[0]) * 1024 / 1e6
 
 
 def _figures(served: Served) -> dict[str, Any]:
@@ -210,6 +214,6 @@ def _lines(record: dict[str, Any]) -> list[str]:
         f"first batch after {record['first_batch_seconds']:.2f} s",
         f"milliseconds per image by stage, summed over threads: {stages or 'not known'}",
         f"consumer waited {100 * record['wait_share']:.0f} % of the time; queue filled to {record['occupancy']:.2f}",
-        f"resident memory: {memory['before']:.0f} MB before, {memory['first_batch']:.0f} MB at the first batch,"
-        f" {memory['after']:.0f} MB after",
+        f"resident memory: {memory['before']:.0f} MB before, {memory['after_a_tenth']:.1f} MB after a tenth of"
+        f" the batches, {memory['after']:.1f} MB after all ({memory['after'] / memory['after_a_tenth'] - 1:+.2%})",
     ]

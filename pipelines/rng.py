@@ -41,30 +41,36 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
 
 
-def bits(*, seed: int, epoch: int, index: np.ndarray, view: np.ndarray, field: int, blocks: int = 1) -> np.ndarray:
-    """Return random 32-bit words for every (index, view) pair.
+def bits(
+    *, seed: int, epoch: int, index: np.ndarray, view: np.ndarray, blocks: dict[int, int]
+) -> dict[int, np.ndarray]:
+    """Return random 32-bit words for every (index, view) pair, all fields in one go.
 
     Args:
         seed: any integer in [0, 2**64).
         epoch: in [0, 2**32).
         index: image indices, broadcast against `view`; in [0, 2**63).
         view: view numbers in [0, 2**16).
-        field: which quantity is drawn, in [0, 2**8).
-        blocks: blocks of four words, at most 2**8.
+        blocks: field, which says what quantity is drawn, in [0, 2**8) -> blocks of four words, at most 2**8.
 
     Returns:
-        uint32 [*broadcast, 4 * blocks].
+        Per field uint32 [*broadcast, 4 * blocks].
     """
     index, view = np.broadcast_arrays(np.asarray(index, np.uint64), np.asarray(view, np.uint64))
-    counter = np.empty((*index.shape, blocks, 4), np.uint32)
+    words = np.concatenate([(field << 8) + np.arange(count, dtype=np.uint64) for field, count in blocks.items()])
+    counter = np.empty((*index.shape, len(words), 4), np.uint32)
     counter[..., 0] = (index & _LOW_32)[..., None]
     counter[..., 1] = (index >> _SHIFT_32)[..., None]
-    counter[..., 2] = ((view << np.uint64(16)) | np.uint64(field << 8))[..., None] + np.arange(blocks, dtype=np.uint64)
+    counter[..., 2] = (view << np.uint64(16))[..., None] | words
     counter[..., 3] = seed >> 32
-    words = philox4x32(counter, (seed & 0xFFFFFFFF, epoch))
-    return words.reshape(*index.shape, 4 * blocks)
+    encrypted = philox4x32(counter, (seed & 0xFFFFFFFF, epoch))
+    parts = np.split(encrypted, np.cumsum(list(blocks.values()))[:-1], axis=-2)
+    return {field: part.reshape(*index.shape, part.shape[-2] * 4) for field, part in zip(blocks, parts, strict=True)}
 
 
-def uniform(*, seed: int, epoch: int, index: np.ndarray, view: np.ndarray, field: int, blocks: int = 1) -> np.ndarray:
-    """Return float64 numbers in [0, 1) on a grid of 2**-32; arguments and shape as `bits`."""
-    return bits(seed=seed, epoch=epoch, index=index, view=view, field=field, blocks=blocks) * 2.0**-32
+def uniform(
+    *, seed: int, epoch: int, index: np.ndarray, view: np.ndarray, blocks: dict[int, int]
+) -> dict[int, np.ndarray]:
+    """Return float64 numbers in [0, 1) on a grid of 2**-32; arguments and shapes as `bits`."""
+    drawn = bits(seed=seed, epoch=epoch, index=index, view=view, blocks=blocks)
+    return {field: words * 2.0**-32 for field, words in drawn.items()}

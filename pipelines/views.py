@@ -54,6 +54,12 @@ plate                      random word; the plate is `plate % number of plates`
 
 # Counter fields. Adding one never shifts the draws of the others.
 _AREA, _RATIO, _POSITION, _FLIP, _JITTER, _STRENGTH, _GRAY, _BLUR, _SOLARIZE, _BACKGROUND = range(10)
+_BLOCKS = {
+    _AREA: 3,
+    _RATIO: 3,
+    **dict.fromkeys((_POSITION, _FLIP, _JITTER, _STRENGTH, _GRAY, _BLUR, _SOLARIZE, _BACKGROUND), 1),
+}
+"""Field -> blocks of four numbers per view."""
 _CROP_ATTEMPTS = 10  # torchvision's RandomResizedCrop gives up after ten boxes that do not fit
 
 
@@ -83,12 +89,7 @@ def draw(
     table = np.zeros((len(indices), sum(counts)), ROW)
     views = np.arange(sum(counts))
 
-    def uniform(field: int, blocks: int = 1) -> np.ndarray:
-        return rng.uniform(
-            seed=seed, epoch=epoch, index=np.asarray(indices)[:, None], view=views, field=field, blocks=blocks
-        )
-
-    area, ratio, position = uniform(_AREA, 3), uniform(_RATIO, 3), uniform(_POSITION)
+    drawn = rng.uniform(seed=seed, epoch=epoch, index=np.asarray(indices)[:, None], view=views, blocks=_BLOCKS)
     heights, widths = np.asarray(heights, np.int64)[:, None], np.asarray(widths, np.int64)[:, None]
     first = 0
     for crop in (recipe.large, recipe.small):
@@ -96,14 +97,14 @@ def draw(
         boxes = (
             _center_boxes(crop, heights, widths)
             if crop.placement == "center"
-            else _random_boxes(crop, heights, widths, area[:, span], ratio[:, span], position[:, span])
+            else _random_boxes(crop, heights, widths, *(drawn[field][:, span] for field in (_AREA, _RATIO, _POSITION)))
         )
         for name, value in zip(("top", "left", "height", "width"), boxes, strict=True):
             table[name][:, span] = value
         first += crop.count
 
-    _draw_photometric(table, recipe, views, uniform)
-    background = uniform(_BACKGROUND)
+    _draw_photometric(table, recipe, views, drawn)
+    background = drawn[_BACKGROUND]
     is_large = views < recipe.large.count
     chosen = (background[..., 0] < recipe.background.chance) & is_large
     table["background"] = np.where(chosen, BACKGROUNDS[recipe.background.mode], KEEP)
@@ -111,12 +112,12 @@ def draw(
     return table
 
 
-def _draw_photometric(table: np.ndarray, recipe: ViewsConfig, views: np.ndarray, uniform) -> None:
+def _draw_photometric(table: np.ndarray, recipe: ViewsConfig, views: np.ndarray, drawn: dict[int, np.ndarray]) -> None:
     photometric = recipe.photometric
     is_even = views % 2  # views count from one: the first is odd
-    table["flip"] = uniform(_FLIP)[..., 0] < photometric.flip
+    table["flip"] = drawn[_FLIP][..., 0] < photometric.flip
 
-    jitter, strength = uniform(_JITTER), 2.0 * uniform(_STRENGTH) - 1.0
+    jitter, strength = drawn[_JITTER], 2.0 * drawn[_STRENGTH] - 1.0
     jittered = jitter[..., 0] < photometric.jitter_chance
     table["order"] = np.where(jittered, (jitter[..., 1] * len(JITTER_ORDERS)).astype(np.uint8), 0)
     brightness_off = 0.0 if photometric.jitter == "relicv2" else 1.0
@@ -130,12 +131,12 @@ def _draw_photometric(table: np.ndarray, recipe: ViewsConfig, views: np.ndarray,
     ):
         table[name] = off + np.where(jittered, largest * strength[..., column], 0.0)
 
-    table["gray"] = uniform(_GRAY)[..., 0] < photometric.grayscale
-    blur = uniform(_BLUR)
+    table["gray"] = drawn[_GRAY][..., 0] < photometric.grayscale
+    blur = drawn[_BLUR]
     smallest, largest = photometric.blur_sigma
     blurred = blur[..., 0] < np.asarray(photometric.blur)[is_even]
     table["blur_sigma"] = np.where(blurred, smallest + (largest - smallest) * blur[..., 1], 0.0)
-    table["solarize"] = uniform(_SOLARIZE)[..., 0] < np.asarray(photometric.solarize)[is_even]
+    table["solarize"] = drawn[_SOLARIZE][..., 0] < np.asarray(photometric.solarize)[is_even]
 
 
 def _random_boxes(

@@ -88,7 +88,7 @@ def test_the_table_tells_speed_and_parity(measured):
     assert f"{made[1]['value']:.1f}" in line
     assert f"{made[1]['parity']['mean_abs_error']:.2f}" in line
     assert "3 images of jpegs0, mean 157×192 px" in shown
-    assert "fused: decode" in shown  # stages
+    assert "fused: table" in shown  # stages
 
 
 def test_json_on_standard_output_is_json_only(folder, capfd):

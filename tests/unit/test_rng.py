@@ -37,7 +37,8 @@ def test_philox_encrypts_many_counters_as_it_does_one():
 
 def drawn(**changes: int) -> np.ndarray:
     where = {"seed": 1, "epoch": 2, "index": 3, "view": 4, "field": 5, **changes}
-    return rng.bits(**where, blocks=2)
+    field = where.pop("field")
+    return rng.bits(**where, blocks={field: 2})[field]
 
 
 @pytest.mark.parametrize(
@@ -60,19 +61,19 @@ def test_every_part_of_the_place_changes_every_word(change: dict[str, int]):
 
 def test_places_never_share_a_block():
     """Neighbouring fields, views and blocks pack into one counter word: none may run into the next."""
-    drawn_words = [
-        rng.bits(seed=0, epoch=0, index=np.arange(3)[:, None], view=np.arange(4), field=field, blocks=256)
-        for field in (0, 1, 255)
-    ]
-    blocks = np.concatenate([block.reshape(-1, 4) for block in drawn_words])
+    fields = rng.bits(
+        seed=0, epoch=0, index=np.arange(3)[:, None], view=np.arange(4), blocks=dict.fromkeys((0, 1, 255), 256)
+    )
+    blocks = np.concatenate([words.reshape(-1, 4) for words in fields.values()])
     assert len(np.unique(blocks, axis=0)) == 3 * 3 * 4 * 256
 
 
-def test_fewer_blocks_are_a_prefix():
-    long = rng.bits(seed=3, epoch=1, index=np.arange(5), view=np.array(0), field=2, blocks=3)
-    np.testing.assert_array_equal(
-        long[:, :4], rng.bits(seed=3, epoch=1, index=np.arange(5), view=np.array(0), field=2, blocks=1)
-    )
+def test_a_field_is_the_same_whatever_else_is_drawn():
+    where = {"seed": 3, "epoch": 1, "index": np.arange(5), "view": np.array(0)}
+    alone = rng.bits(**where, blocks={2: 1})[2]
+    together = rng.bits(**where, blocks={7: 2, 2: 3, 1: 1})
+    assert {field: words.shape for field, words in together.items()} == {7: (5, 8), 2: (5, 12), 1: (5, 4)}
+    np.testing.assert_array_equal(together[2][:, :4], alone)  # and fewer blocks are a prefix
 
 
 def test_uniform_is_the_bits_as_fractions():
@@ -81,10 +82,10 @@ def test_uniform_is_the_bits_as_fractions():
         "epoch": 2**32 - 1,
         "index": np.arange(20_000),
         "view": np.array(2**16 - 1),
-        "field": 9,
+        "blocks": {9: 1},
     }
-    numbers = rng.uniform(**where)
-    np.testing.assert_array_equal(numbers * 2.0**32, rng.bits(**where))
+    numbers = rng.uniform(**where)[9]
+    np.testing.assert_array_equal(numbers * 2.0**32, rng.bits(**where)[9])
     assert numbers.min() >= 0
     assert numbers.max() < 1
     # Each quartile is a binomial of n = 80,000: four standard deviations are 490.
