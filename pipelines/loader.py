@@ -38,14 +38,16 @@ class Source:
     """uint8 [P, h, w, 3], the background plates for swaps."""
 
 
-Render = Callable[[Source, int, np.ndarray, list[np.ndarray]], dict[str, float]]
-"""render(source, index, rows, outputs) -> seconds per stage: fill one uint8 [size, size, 3] output per row."""
+Render = Callable[[Source, int, np.ndarray, list[np.ndarray], int], dict[str, float]]
+"""render(source, index, rows, outputs, slot) -> seconds per stage: fill outputs[view][slot], [size, size, 3], per row."""
 
 
 @dataclass(kw_only=True)
 class _Pending:
     batch: Batch
     rows: np.ndarray
+    outputs: list[np.ndarray]
+    """The memory of the batch's views, one [N, size, size, 3] per view."""
     futures: list[Future[dict[str, float]]] = field(default_factory=list)
 
 
@@ -148,10 +150,9 @@ class TableLoader:
             small=buffers(self.recipe.small.count, self.recipe.small.size),
         )
         outputs = [_as_numpy(view) for view in (*batch.large, *batch.small)]
-        pending = _Pending(batch=batch, rows=rows)
-        for slot, index in enumerate(indices):
-            slot_outputs = [output[slot] for output in outputs]
-            pending.futures.append(self._workers.submit(self._render, pending, slot, int(index), slot_outputs))
+        pending = _Pending(batch=batch, rows=rows, outputs=outputs)
+        for slot, index in enumerate(indices.tolist()):
+            pending.futures.append(self._workers.submit(self._render, pending, slot, index))
         return pending
 
     def _draw(self, indices: np.ndarray) -> np.ndarray:
@@ -170,9 +171,9 @@ class TableLoader:
             rows["background"][masks.absent[indices]] = views.KEEP
         return rows
 
-    def _render(self, pending: _Pending, slot: int, index: int, outputs: list[np.ndarray]) -> dict[str, float]:
+    def _render(self, pending: _Pending, slot: int, index: int) -> dict[str, float]:
         try:
-            return self.render(self.source, index, pending.rows[slot], outputs)
+            return self.render(self.source, index, pending.rows[slot], pending.outputs, slot)
         except CorruptImageError as error:
             if self.on_corrupt == "raise":
                 raise
@@ -181,7 +182,7 @@ class TableLoader:
             substitute = (index + step) % self.num_images
             rows = self._draw(np.array([substitute]))[0]
             try:
-                seconds = self.render(self.source, substitute, rows, outputs)
+                seconds = self.render(self.source, substitute, rows, pending.outputs, slot)
             except CorruptImageError:
                 continue
             print(f"warning: {corrupt}; image {substitute} takes its place", file=sys.stderr)

@@ -19,7 +19,7 @@ def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = 
     settings, name = settings_of(recipe, photometric=photometric, output=output), engine.chosen()
     engine.prepare(name)
 
-    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray]) -> dict[str, float]:
+    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray], slot: int) -> dict[str, float]:
         start = time.perf_counter()
         image = decode.fused(source.beton, index)
         decoded = time.perf_counter()
@@ -27,7 +27,7 @@ def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = 
         if source.masks is not None and (rows["background"] != KEEP).any():
             mask = source.masks.mask(index)
             plates = [mask_and_plate(source, index, row)[1] for row in rows]
-        engine.render(name, image, rows, outputs, settings, mask, plates)
+        engine.render(name, image, rows, outputs, settings, mask, plates, slot=slot)
         return {"decode": decoded - start, "render": time.perf_counter() - decoded}
 
     return render

@@ -17,13 +17,13 @@ from pipelines.views import KEEP, REMOVE
 def renderer(recipe: ViewsConfig) -> Render:
     """Return the function that renders one image's rows."""
 
-    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray]) -> dict[str, float]:
+    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray], slot: int) -> dict[str, float]:
         start = time.perf_counter()
         image = torch.from_numpy(decode.reference(source.beton, index))
         decoded = time.perf_counter()
         for row, output in zip(rows, outputs, strict=True):
             mask, plate = mask_and_plate(source, index, row)
-            output[...] = render_view(image, row, output.shape[0], recipe, mask, plate).numpy()
+            output[slot] = render_view(image, row, output.shape[1], recipe, mask, plate).numpy()
         return {"decode": decoded - start, "render": time.perf_counter() - decoded}
 
     return render

@@ -15,10 +15,11 @@ def renderer(recipe: ViewsConfig) -> Render:
     largest = max(recipe.large.size, recipe.small.size) ** 2 * 3
     noise = np.random.default_rng(0).integers(0, 256, _NOISE_PIXELS + largest, np.uint8)
 
-    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray]) -> dict[str, float]:
+    def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray], slot: int) -> dict[str, float]:
         for view, output in enumerate(outputs):
             start = (index * 7919 + view * 104729) % _NOISE_PIXELS
-            output[...] = noise[start : start + output.size].reshape(output.shape)
+            view_of = output[slot]
+            view_of[...] = noise[start : start + view_of.size].reshape(view_of.shape)
         return {}
 
     return render

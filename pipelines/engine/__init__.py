@@ -81,6 +81,8 @@ def render(
     mask: np.ndarray | None = None,
     plates: list[np.ndarray | None] | None = None,
     seconds: np.ndarray | None = None,
+    *,
+    slot: int = 0,
 ) -> None:
     """Render all views of an image.
 
@@ -88,11 +90,13 @@ def render(
         engine: one of `available()`.
         image: uint8 [H, W, 3].
         rows: `pipelines.views.ROW` [views].
-        outputs: per view, contiguous [size, size, 3] of what `settings` names; written.
+        outputs: per view, contiguous [size, size, 3] of what `settings` names; or [N, size, size, 3], a batch of such
+            views, of which number `slot` is written.
         settings: from `pipelines.engine.settings.settings_of`.
         mask: bool or uint8 [h, w] over the whole image, for rows whose background is not KEEP.
         plates: per view uint8 [h, w, 3] for a swap, or None for the constant fill.
         seconds: float64 [len(STAGES)], to which the compiled engine adds what each stage took.
+        slot: place in the batch.
 
     Raises:
         ValueError: a box outside the image, or a wrong shape.
@@ -101,6 +105,6 @@ def render(
     if engine == "numba":
         from pipelines.engine import numba_twin
 
-        numba_twin.render(image, rows, outputs, settings, mask, plates)
+        numba_twin.render(image, rows, outputs, settings, mask, plates, slot)
     else:
-        native.render(engine, image, rows, outputs, settings, mask, plates, seconds)  # type: ignore[union-attr]
+        native.render(engine, image, rows, outputs, settings, mask, plates, seconds, slot)  # type: ignore[union-attr]

@@ -28,13 +28,15 @@ def render(
     settings: np.ndarray,
     mask: np.ndarray | None,
     plates: list[np.ndarray | None] | None,
+    slot: int = 0,
 ) -> None:
     """Render all views of an image; arguments as `pipelines.engine.render`."""
     no_mask, no_plate = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8)
     levels = no_mask if mask is None else mask.astype(np.uint8) * np.uint8(128)
     chosen = settings[0]
     image = image if image.flags.writeable else image.copy()  # numba compiles anew for read-only arrays
-    for view, output in enumerate(outputs):
+    for view, batch in enumerate(outputs):
+        output = batch[slot] if batch.ndim == 4 else batch
         plate = plates[view] if plates is not None else None
         pixels = np.empty(output.shape, np.uint8)
         _render_view(image, rows, view, settings, levels, no_plate if plate is None else plate.copy(), pixels)

@@ -411,7 +411,7 @@ def test_where_no_image_decodes_the_first_is_named(
 ):
     loader = make(backend, data=corrupt_beton, shuffle=False, on_corrupt="skip")
 
-    def render(source, index, rows, outputs):
+    def render(source, index, rows, outputs, slot):
         raise ValueError(f"image {index} does not decode")
 
     loader.render = render

@@ -26,7 +26,7 @@ def blocks(language: str) -> list[str]:
 
 
 def commands() -> list[str]:
-    return [line for block in blocks("sh") for line in block.splitlines() if line.startswith("relic ")]
+    return [line for block in blocks("sh") for line in block.splitlines() if not line.startswith(("make", "pip"))]
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def write_hollow_beton(path: Path, num_images: int) -> None:
 
 def run(command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     words = shlex.split(command)
-    assert words[0] == "relic"
+    words = words[2:] if words[:2] == ["python", "-m"] else words
+    assert words[0] in ("relic", "benchmarks")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     return subprocess.run(
         [sys.executable, "-m", *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
@@ -72,6 +73,7 @@ def test_every_command_runs_in_order(workplace):
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     assert (workplace / "runs" / "demo" / "report.html").stat().st_size > 10_000
     assert (workplace / "views.png").stat().st_size > 10_000
+    assert (workplace / "speed.png").stat().st_size > 10_000
 
 
 def test_every_error_it_shows_is_printed(workplace):

@@ -47,9 +47,10 @@ def draw(source: Source, recipe: ViewsConfig, indices: np.ndarray, epoch: int = 
 
 
 def rendered(render, source: Source, index: int, rows: np.ndarray, sizes: list[int]) -> list[np.ndarray]:
-    outputs = [np.zeros((size, size, 3), np.uint8) for size in sizes]
-    render(source, index, rows, outputs)
-    return outputs
+    outputs = [np.zeros((2, size, size, 3), np.uint8) for size in sizes]
+    render(source, index, rows, outputs, 1)
+    assert not any(output[0].any() for output in outputs)  # the slot beside is another image's
+    return [output[1] for output in outputs]
 
 
 def assert_views(

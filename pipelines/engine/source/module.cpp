@@ -92,9 +92,9 @@ bool inside(const Row& row, const Picture& image) {
 
 constexpr Py_ssize_t MOST_VIEWS = 64;
 
-// render(build, image, rows, outputs, settings, mask | None, plates | None, seconds | None)
+// render(build, image, rows, outputs, settings, mask | None, plates | None, seconds | None, slot)
 PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
-    if (count != 8) return PyErr_Format(PyExc_TypeError, "render takes 8 arguments, got %zd", count);
+    if (count != 9) return PyErr_Format(PyExc_TypeError, "render takes 9 arguments, got %zd", count);
     const char* name = PyUnicode_AsUTF8(arguments[0]);
     if (!name) return nullptr;
     const Build* build = builds();
@@ -106,8 +106,11 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         return nullptr;
     Picture image, mask = {};
     if (!picture_of(image_buffer, 3, "the image", &image)) return nullptr;
-    if (settings_buffer.view.len != sizeof(Settings)) return PyErr_Format(PyExc_ValueError, "settings are not SETTINGS");
+    if (settings_buffer.view.len != sizeof(Settings))
+        return PyErr_Format(PyExc_ValueError, "settings are not SETTINGS");
     const Settings* settings = (const Settings*)settings_buffer.view.buf;
+    if (settings->output < UINT8 || settings->output > FLOAT32)
+        return PyErr_Format(PyExc_ValueError, "settings name output %d, which is none", (int)settings->output);
     if (arguments[5] != Py_None && (!mask_buffer.take(arguments[5]) || !picture_of(mask_buffer, 1, "the mask", &mask)))
         return nullptr;
     double* seconds = nullptr;
@@ -126,16 +129,21 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         return PyErr_Format(PyExc_ValueError, "rows must be ROW, one for each of the %zd outputs", total);
     if (arguments[6] != Py_None && (!PyList_Check(arguments[6]) || PyList_GET_SIZE(arguments[6]) != total))
         return PyErr_Format(PyExc_ValueError, "plates must be a list with an entry per output");
-    const Py_ssize_t item_bytes[] = {1, 2, 4};
+    const Py_ssize_t item_bytes[] = {1, 2, 4}, slot = PyLong_AsSsize_t(arguments[8]);
+    if (slot == -1 && PyErr_Occurred()) return nullptr;
     View views[MOST_VIEWS] = {};
     for (Py_ssize_t i = 0; i < total; i++) {
         if (!outputs[i].take(PyList_GET_ITEM(list, i), PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) return nullptr;
         const Py_buffer& out = outputs[i].view;
-        if (out.ndim != 3 || out.shape[0] < 1 || out.shape[0] > 8192 || out.shape[0] != out.shape[1] || out.shape[2] != 3 ||
-            out.itemsize != item_bytes[settings->output])
-            return PyErr_Format(PyExc_ValueError, "output %zd must be [size, size, 3] of %zd-byte items, size 1 to 8192", i,
-                                item_bytes[settings->output]);
-        views[i] = {(const Row*)rows_buffer.view.buf + i, out.buf, (int32_t)out.shape[0], {}};
+        const Py_ssize_t* shape = out.shape + (out.ndim == 4);  // of one view
+        const bool square = (out.ndim == 3 || out.ndim == 4) && shape[0] == shape[1] && shape[2] == 3;
+        if (!square || shape[0] < 1 || shape[0] > 8192 || out.itemsize != item_bytes[settings->output])
+            return PyErr_Format(PyExc_ValueError, "output %zd must be [size, size, 3] or [N, size, size, 3] of %zd-byte items, "
+                                "size 1 to 8192", i, item_bytes[settings->output]);
+        if (slot < 0 || slot >= (out.ndim == 4 ? out.shape[0] : 1))
+            return PyErr_Format(PyExc_ValueError, "output %zd has no slot %zd", i, slot);
+        uint8_t* memory = (uint8_t*)out.buf + slot * shape[0] * shape[1] * 3 * out.itemsize;
+        views[i] = {(const Row*)rows_buffer.view.buf + i, memory, (int32_t)shape[0], {}};
         if (!inside(*views[i].row, image))
             return PyErr_Format(PyExc_ValueError, "row %zd: its box leaves the image of %d x %d, or its order is not one of 24",
                                 i, image.height, image.width);
@@ -155,7 +163,7 @@ PyMethodDef methods[] = {
     {"available", available, METH_NOARGS, "Names of the builds that this processor can run, fastest first."},
     {"row_layout", row_layout, METH_NOARGS, "Offset of every field of a row."},
     {"render", (PyCFunction)(void (*)(void))render, METH_FASTCALL,
-     "render(build, image, rows, outputs, settings, mask, plates, seconds): render all views of an image, without the GIL."},
+     "render(build, image, rows, outputs, settings, mask, plates, seconds, slot): render all views of an image, without the GIL."},
     {nullptr, nullptr, 0, nullptr}};
 PyModuleDef module = {PyModuleDef_HEAD_INIT, "native", nullptr, -1, methods, nullptr, nullptr, nullptr, nullptr};
 
