@@ -39,7 +39,7 @@ class Source:
 
 
 Render = Callable[[Source, int, np.ndarray, list[np.ndarray], int], dict[str, float]]
-"""render(source, index, rows, outputs, slot) -> seconds per stage: fill outputs[view][slot], [size, size, 3], per row."""
+"""render(source, index, rows, outputs, slot) -> seconds per stage: fill outputs[view][slot], [size, size, 3] each."""
 
 
 @dataclass(kw_only=True)

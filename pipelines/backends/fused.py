@@ -7,7 +7,6 @@ import time
 import numpy as np
 
 from pipelines import decode, engine
-from pipelines.backends.reference import mask_and_plate
 from pipelines.config import ViewsConfig
 from pipelines.engine.settings import Output, settings_of
 from pipelines.loader import Render, Source
@@ -23,24 +22,9 @@ def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = 
         start = time.perf_counter()
         image = decode.fused(source.beton, index)
         decoded = time.perf_counter()
-        mask, plates = None, None
-        if source.masks is not None and (rows["background"] != KEEP).any():
-            mask = source.masks.mask(index)
-            plates = [mask_and_plate(source, index, row)[1] for row in rows]
-        engine.render(name, image, rows, outputs, settings, mask, plates, slot=slot)
+        masks = source.masks
+        mask = masks.mask(index) if masks is not None and (rows["background"] != KEEP).any() else None
+        engine.render(name, image, rows, outputs, settings, mask, source.plates, slot=slot)
         return {"decode": decoded - start, "render": time.perf_counter() - decoded}
 
     return render
-
-
-def render_view(
-    image: np.ndarray,
-    row: np.void,
-    output: np.ndarray,
-    recipe: ViewsConfig,
-    mask: np.ndarray | None = None,
-    plate: np.ndarray | None = None,
-) -> None:
-    """Render one view into `output` (uint8 [size, size, 3]); arguments as `reference.render_view`."""
-    rows = np.array([row])
-    engine.render(engine.chosen(), image, rows, [output], settings_of(recipe), mask, [plate])

@@ -79,7 +79,7 @@ def render(
     outputs: list[np.ndarray],
     settings: np.ndarray,
     mask: np.ndarray | None = None,
-    plates: list[np.ndarray | None] | None = None,
+    plates: np.ndarray | None = None,
     seconds: np.ndarray | None = None,
     *,
     slot: int = 0,
@@ -94,7 +94,7 @@ def render(
             views, of which number `slot` is written.
         settings: from `pipelines.engine.settings.settings_of`.
         mask: bool or uint8 [h, w] over the whole image, for rows whose background is not KEEP.
-        plates: per view uint8 [h, w, 3] for a swap, or None for the constant fill.
+        plates: uint8 [P, h, w, 3], of which a row that swaps takes number `plate % P`; None: the constant fill.
         seconds: float64 [len(STAGES)], to which the compiled engine adds what each stage took.
         slot: place in the batch.
 

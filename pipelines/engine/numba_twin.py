@@ -14,7 +14,7 @@ import numpy as np
 from pipelines.config import ViewsConfig
 from pipelines.engine.numba_color import apply_colors, inline, jit, limit, multiply
 from pipelines.engine.settings import settings_of
-from pipelines.views import KEEP, ROW
+from pipelines.views import KEEP, ROW, SWAP
 
 DOWN_ONE, ACROSS_ONE = 18725, 7 << 12  # taps.h
 LONGEST_REACH = 32
@@ -27,7 +27,7 @@ def render(
     outputs: list[np.ndarray],
     settings: np.ndarray,
     mask: np.ndarray | None,
-    plates: list[np.ndarray | None] | None,
+    plates: np.ndarray | None,
     slot: int = 0,
 ) -> None:
     """Render all views of an image; arguments as `pipelines.engine.render`."""
@@ -37,9 +37,11 @@ def render(
     image = image if image.flags.writeable else image.copy()  # numba compiles anew for read-only arrays
     for view, batch in enumerate(outputs):
         output = batch[slot] if batch.ndim == 4 else batch
-        plate = plates[view] if plates is not None else None
+        row, plate = rows[view], no_plate
+        if plates is not None and row["background"] == SWAP:
+            plate = plates[int(row["plate"]) % len(plates)].copy()
         pixels = np.empty(output.shape, np.uint8)
-        _render_view(image, rows, view, settings, levels, no_plate if plate is None else plate.copy(), pixels)
+        _render_view(image, rows, view, settings, levels, plate, pixels)
         if chosen["output"] == 0:
             output[...] = pixels
             continue

@@ -36,6 +36,7 @@ any_row = st.builds(
     blur_sigma=st.one_of(st.just(0), st.floats(1e-3, 2), st.sampled_from([0.1, 2.0, 30.0])),
     solarize=st.booleans(),
     background=st.sampled_from([views.KEEP, views.REMOVE, views.SWAP]),
+    plate=st.integers(0, 2**32 - 1),
 )
 
 
@@ -65,7 +66,7 @@ def test_every_engine_gives_the_same_bytes(data, fields, picture):
         photometric=PhotometricConfig(jitter=data.draw(st.sampled_from(["relicv2", "torchvision"]))),
     )
     mask = draw_picture("photograph", 128, 128)[..., 0] > 128 if data.draw(st.booleans()) else None
-    plates = [draw_picture("ramp", 30, 41) if row["background"] == views.SWAP else None for row in rows]
+    plates = np.stack([draw_picture(name, 30, 41) for name in ("ramp", "noise", "flat")]) if mask is not None else None
     output = data.draw(st.sampled_from(sorted(ITEMS)))
     image = draw_picture(picture, height, width)
     truth = render_all(ENGINES[-1], image, rows, sizes, recipe, output, mask, plates)
@@ -249,8 +250,8 @@ IMAGE = np.zeros((20, 30, 3), np.uint8)
         ({"slot": 1}, "output 0 has no slot 1"),
         ({"slot": -1}, "output 0 has no slot -1"),
         ({"mask": np.zeros((4, 4, 3), np.uint8)}, "the mask must be uint8"),
-        ({"plates": [np.zeros((4, 4), np.uint8)]}, "a plate must be uint8"),
-        ({"plates": []}, "a list with an entry per output"),
+        ({"plates": np.zeros((4, 4, 3), np.uint8)}, "plates must be uint8"),
+        ({"plates": np.zeros((0, 4, 4, 3), np.uint8)}, "plates must be uint8"),
         ({"settings": np.zeros(3, np.uint8)}, "settings are not SETTINGS"),
     ],
 )

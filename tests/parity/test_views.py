@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from view_cases import PICTURES, draw_picture, table_row
+from view_cases import PICTURES, by_engine, draw_picture, table_row
 
 from pipelines import decode, views
 from pipelines.backends import fused, reference
@@ -158,7 +158,6 @@ def test_any_row(agreement, data, fields, picture):
     masked = fields["background"] != views.KEEP
     mask = draw_picture("photograph", 128, 128)[..., 0] > 128 if masked else None
     plate = draw_picture("photograph", 60, 70) if fields["background"] == views.SWAP else None
-    ours = np.zeros((40, 40, 3), np.uint8)
-    fused.render_view(image, row, ours, recipe, mask, plate)
+    ours = by_engine(image, row, 40, interpolation=recipe.interpolation, jitter=jitter, mask=mask, plate=plate)
     truth = reference.render_view(torch.from_numpy(image), row, 40, recipe, mask, plate).numpy()
     agreement.hold("any row", ours, truth, (image.shape, row))

@@ -118,7 +118,8 @@ def by_engine(
     """Return the view uint8 [size, size, 3] that an engine makes of uint8 [H, W, 3]; the fastest unless named."""
     recipe = ViewsConfig(interpolation=interpolation, photometric=PhotometricConfig(jitter=jitter))
     view = np.zeros((size, size, 3), np.uint8)
-    engine.render(name or engine.chosen(), image, np.array([row]), [view], settings_of(recipe), mask, [plate])
+    plates = None if plate is None else plate[None]
+    engine.render(name or engine.chosen(), image, np.array([row]), [view], settings_of(recipe), mask, plates)
     return view
 
 

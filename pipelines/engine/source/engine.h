@@ -40,7 +40,7 @@ struct View {
     const Row* row;
     void* output;  // [size, size, 3], contiguous
     int32_t size;
-    Picture plate;  // pixels is null where the background is not a plate
+    Picture plate;  // pixels is null where the row does not swap
 };
 
 enum Stage { TAPS, VERTICAL, HORIZONTAL, COLOR, BLUR, WRITE, STAGES };

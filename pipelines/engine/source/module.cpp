@@ -73,12 +73,14 @@ struct Held {
     }
 };
 
+constexpr int WIDEST = INT32_MAX / 256;  // a row of it, times the 64 bytes of a column's block, is counted in an int
+
 bool picture_of(const Held& held, int channels, const char* what, Picture* picture) {
     const Py_buffer& view = held.view;
     const bool shaped = view.itemsize == 1 && (channels == 1 ? view.ndim == 2 : view.ndim == 3 && view.shape[2] == channels);
-    if (!shaped || view.shape[0] < 1 || view.shape[1] < 1 || view.shape[0] > INT32_MAX || view.shape[1] > INT32_MAX / 64) {
+    if (!shaped || view.shape[0] < 1 || view.shape[1] < 1 || view.shape[0] > INT32_MAX || view.shape[1] > WIDEST) {
         PyErr_Format(PyExc_ValueError, "%s must be uint8 [height, width%s], neither empty nor wider than %d", what,
-                     channels == 1 ? "" : ", 3", INT32_MAX / 64);
+                     channels == 1 ? "" : ", 3", WIDEST);
         return false;
     }
     *picture = {(const uint8_t*)view.buf, (int32_t)view.shape[0], (int32_t)view.shape[1]};
@@ -101,7 +103,7 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     while (build->name && strcmp(build->name, name) != 0) build++;
     if (!build->name) return PyErr_Format(PyExc_ValueError, "no build %s for this processor", name);
 
-    Held image_buffer, rows_buffer, settings_buffer, mask_buffer, seconds_buffer, outputs[MOST_VIEWS], plates[MOST_VIEWS];
+    Held image_buffer, rows_buffer, settings_buffer, mask_buffer, seconds_buffer, outputs[MOST_VIEWS];
     if (!image_buffer.take(arguments[1]) || !rows_buffer.take(arguments[2]) || !settings_buffer.take(arguments[4]))
         return nullptr;
     Picture image, mask = {};
@@ -127,8 +129,14 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     if (total > MOST_VIEWS) return PyErr_Format(PyExc_ValueError, "at most %zd views per call", MOST_VIEWS);
     if (rows_buffer.view.len != total * (Py_ssize_t)sizeof(Row))
         return PyErr_Format(PyExc_ValueError, "rows must be ROW, one for each of the %zd outputs", total);
-    if (arguments[6] != Py_None && (!PyList_Check(arguments[6]) || PyList_GET_SIZE(arguments[6]) != total))
-        return PyErr_Format(PyExc_ValueError, "plates must be a list with an entry per output");
+    Held plates_buffer;
+    if (arguments[6] != Py_None) {
+        if (!plates_buffer.take(arguments[6])) return nullptr;
+        const Py_buffer& bank = plates_buffer.view;
+        if (bank.ndim != 4 || bank.itemsize != 1 || bank.shape[3] != 3 || bank.len == 0 || bank.shape[2] > WIDEST ||
+            bank.shape[1] > INT32_MAX)
+            return PyErr_Format(PyExc_ValueError, "plates must be uint8 [P, height, width, 3], not empty");
+    }
     const Py_ssize_t item_bytes[] = {1, 2, 4}, slot = PyLong_AsSsize_t(arguments[8]);
     if (slot == -1 && PyErr_Occurred()) return nullptr;
     View views[MOST_VIEWS] = {};
@@ -147,9 +155,12 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         if (!inside(*views[i].row, image))
             return PyErr_Format(PyExc_ValueError, "row %zd: its box leaves the image of %d x %d, or its order is not one of 24",
                                 i, image.height, image.width);
-        PyObject* plate = arguments[6] == Py_None ? Py_None : PyList_GET_ITEM(arguments[6], i);
-        if (plate != Py_None && (!plates[i].take(plate) || !picture_of(plates[i], 3, "a plate", &views[i].plate)))
-            return nullptr;
+        if (plates_buffer.held && views[i].row->background == SWAP) {
+            const Py_ssize_t* bank = plates_buffer.view.shape;
+            const Py_ssize_t number = views[i].row->plate % bank[0];
+            views[i].plate = {(const uint8_t*)plates_buffer.view.buf + number * bank[1] * bank[2] * 3, (int32_t)bank[1],
+                              (int32_t)bank[2]};
+        }
     }
     int failed;
     Py_BEGIN_ALLOW_THREADS;
