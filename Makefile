@@ -4,6 +4,8 @@ PYTHON ?= python3
 EXTRAS ?= dev
 VENV := .venv
 RELIC := $(VENV)/bin/relic
+# What an editable install does not pick up by itself.
+INSTALLED := pyproject.toml setup.py $(wildcard pipelines/engine/source/*)
 DEMO := runs/demo-data
 
 .PHONY: demo test lint clean
@@ -24,16 +26,16 @@ test: $(VENV)/test-ready
 	$(VENV)/bin/python -m pytest
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build *.egg-info pipelines/engine/native*.so
 
 # Debian's Python lacks ensurepip unless python3-venv is there; pip can then install itself into the environment.
 $(VENV)/bin/pip:
 	$(PYTHON) -m venv $(VENV) || ($(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(VENV)/bin/python install pip)
 
-$(VENV)/demo-ready: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/demo-ready: $(INSTALLED) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --editable .
 	touch $@
 
-$(VENV)/test-ready: pyproject.toml | $(VENV)/bin/pip
+$(VENV)/test-ready: $(INSTALLED) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --editable '.[$(EXTRAS)]'
 	touch $@

@@ -39,6 +39,7 @@ setup(
                 "-fno-trapping-math", "-fvisibility=hidden",
             ],
             language="c++",
+            optional=True,
         )
     ],
     cmdclass={"build_ext": BuildEngine},

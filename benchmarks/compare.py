@@ -9,7 +9,7 @@ from typing import Any
 
 import tyro
 
-MUST_AGREE = ("threads", "unit", "recipe", "images")
+MUST_AGREE = ("threads", "unit", "recipe", "images", "output", "batch_size", "seed", "options")
 """Records that differ in these are not of the same measurement."""
 
 
@@ -53,7 +53,9 @@ def compare(old: tyro.conf.Positional[Path], new: tyro.conf.Positional[Path], to
     if not changes:
         raise ValueError(f"{old} and {new} have no provider in common")
     for change in changes:
-        if differing := [field for field in MUST_AGREE if change.old[field] != change.new[field]]:
+        if change.new["unit"] != "images/s":
+            raise ValueError(f"{new} is in {change.new['unit']}: compare takes records in images/s")
+        if differing := [field for field in MUST_AGREE if change.old.get(field) != change.new.get(field)]:
             raise ValueError(
                 f"{change.provider} was measured with other {' and '.join(differing)} in {new}: measure both alike"
             )

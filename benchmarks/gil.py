@@ -14,15 +14,17 @@ IMAGES, BATCH_SIZE, PASSES = 2048, 64, 5
 def microseconds_per_image() -> float:
     """Return an upper bound: the time of a whole loader whose pixels cost nothing.
 
-    Images of 8 x 8 pixels, six views of one pixel, one thread. Everything else is there: order, table, futures, the
-    calls of decoder and engine with their buffers, the batch. All of it is counted as if it held the lock.
+    Images of 8 x 8 pixels, six views of one pixel, one thread. Everything else is there: order, table, masks, futures,
+    the calls of decoder and engine with their buffers, the batch. All of it is counted as if it held the lock.
     """
     import numpy as np
     from PIL import Image
 
+    from pipelines.beton import Beton
     from pipelines.build import build_loader
     from pipelines.config import CropConfig, ViewsConfig
     from pipelines.prepare.convert import ConvertConfig, convert
+    from saliency.store import MaskStoreWriter
 
     recipe = ViewsConfig(large=CropConfig(count=4, size=1), small=CropConfig(count=2, size=1, area=(0.05, 0.25)))
     rng = np.random.default_rng(0)
@@ -34,7 +36,11 @@ def microseconds_per_image() -> float:
             Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(file, "JPEG")
             (folder / "images" / f"{index:05d}.jpg").write_bytes(file.getvalue())
         convert(folder / "images", folder / "images.beton", config=ConvertConfig())
-        loader = build_loader(folder / "images.beton", recipe, batch_size=BATCH_SIZE, num_threads=1)
+        masks = folder / "images.masks"
+        with Beton(folder / "images.beton") as beton, MaskStoreWriter(masks, IMAGES, beton.fingerprint()) as writer:
+            for index in range(IMAGES):
+                writer.write(index, np.eye(128, dtype=bool))
+        loader = build_loader(folder / "images.beton", recipe, batch_size=BATCH_SIZE, masks=masks, num_threads=1)
         try:
             seconds = []
             for epoch in range(PASSES + 1):  # the first warms up

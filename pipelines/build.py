@@ -92,7 +92,9 @@ def build_loader(
 
         return FfcvLoader(source, recipe, position, **options)
     make_renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
-    choice = {"photometric": photometric == "host", "output": output} if backend == "fused" else {}
+    choice = {}
+    if backend == "fused":
+        choice = {"photometric": photometric == "host", "output": output, "quiet": rank != 0}
     options |= {"on_corrupt": on_corrupt, "photometric": photometric, "output": getattr(torch, output)}
     return TableLoader(source, recipe, make_renderer(recipe, **choice), position, **options)
 

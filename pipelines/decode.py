@@ -33,9 +33,10 @@ def reference(beton: Beton, index: int) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # broken EXIF; the beton's orientation is settled at conversion
-            return np.array(Image.open(io.BytesIO(beton.jpeg(index))).convert("RGB"))
+            image = np.array(Image.open(io.BytesIO(beton.jpeg(index))).convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
         raise corrupt(beton, index, error) from error
+    return _of_listed_size(beton, index, image)
 
 
 def fused(beton: Beton, index: int) -> np.ndarray:
@@ -55,9 +56,18 @@ def fused(beton: Beton, index: int) -> np.ndarray:
         buffer = _thread.buffer = bytearray(size)
     try:
         # strict: a warning of the decoder (truncation, damage) is an error, never silently gray or stale pixels
-        return simplejpeg.decode_jpeg(beton.jpeg(index), "RGB", fastdct=False, fastupsample=False, buffer=buffer)
+        image = simplejpeg.decode_jpeg(beton.jpeg(index), "RGB", fastdct=False, fastupsample=False, buffer=buffer)
     except ValueError as error:
         raise corrupt(beton, index, error) from error
+    return _of_listed_size(beton, index, image)
+
+
+def _of_listed_size(beton: Beton, index: int, image: np.ndarray) -> np.ndarray:
+    """Return the image, whose boxes were drawn for the size that the beton lists; another size is damage."""
+    height, width = int(beton.heights[index]), int(beton.widths[index])
+    if image.shape[:2] != (height, width):
+        raise corrupt(beton, index, f"it is {image.shape[0]} x {image.shape[1]} pixels, listed as {height} x {width}")
+    return image
 
 
 def corrupt(beton: Beton, index: int, reason: object) -> CorruptImageError:

@@ -86,7 +86,8 @@ class TableLoader:
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self.num_images = source.beton.num_images
         self.position = position
-        self._buffers = Buffers(pin=self.device.type == "cuda")
+        views_in_use = (self.prefetch + 2) * (recipe.large.count + recipe.small.count)
+        self._buffers = Buffers(keep=views_in_use, pin=self.device.type == "cuda")
         self._stats: dict[str, float] = {}
         self._stats_lock = threading.Lock()
         self._workers = ThreadPoolExecutor(num_threads, thread_name_prefix="views")
@@ -114,7 +115,8 @@ class TableLoader:
                 while waiting and len(pending) < self.prefetch:
                     pending.append(self._submit(waiting.popleft()))
                 self._count("occupancy", sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
-                batch = self._deliver(pending.popleft())
+                batch = self._deliver(pending[0])  # stays in the queue: if it fails, the rest of it is cancelled too
+                pending.popleft()
                 self.position.advance()
                 yield batch
         finally:

@@ -13,10 +13,15 @@ from pipelines.loader import Render, Source
 from pipelines.views import KEEP
 
 
-def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = "uint8") -> Render:
-    """Return the function that renders one image's rows; arguments as `pipelines.engine.settings.settings_of`."""
+def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = "uint8", quiet: bool = False) -> Render:
+    """Return the function that renders one image's rows.
+
+    Args:
+        recipe, photometric, output: as `pipelines.engine.settings.settings_of`.
+        quiet: say nothing while numba compiles.
+    """
     settings, name = settings_of(recipe, photometric=photometric, output=output), engine.chosen()
-    engine.prepare(name)
+    engine.prepare(name, quiet=quiet)
 
     def render(source: Source, index: int, rows: np.ndarray, outputs: list[np.ndarray], slot: int) -> dict[str, float]:
         start = time.perf_counter()

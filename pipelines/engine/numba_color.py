@@ -97,7 +97,7 @@ def _value_and_chroma(r, g, b):  # pragma: no cover - compiled
 
 @jit
 def _saturate(plane, saturation, official, size):  # pragma: no cover - compiled
-    scale = _scale_of(np.float64(saturation))
+    scale = _scale_of(max(np.float64(saturation), 0.0) if official else np.float64(saturation))
     for x in range(size):
         red, green, blue = plane[3 * x], plane[3 * x + 1], plane[3 * x + 2]
         if not official:

@@ -13,11 +13,10 @@ import numpy as np
 
 from pipelines.config import ViewsConfig
 from pipelines.engine.numba_color import apply_colors, inline, jit, limit, multiply
-from pipelines.engine.settings import settings_of
-from pipelines.views import KEEP, ROW, SWAP
+from pipelines.engine.settings import ITEMS, SETTINGS, settings_of
+from pipelines.views import JITTER_ORDERS, KEEP, ROW, SWAP
 
 DOWN_ONE, ACROSS_ONE = 18725, 7 << 12  # taps.h
-LONGEST_REACH = 32
 _BLOCK = 32  # lines that are transposed together, for the cache's sake
 
 
@@ -31,6 +30,7 @@ def render(
     slot: int = 0,
 ) -> None:
     """Render all views of an image; arguments as `pipelines.engine.render`."""
+    check(image, rows, outputs, settings, mask, plates, slot)
     no_mask, no_plate = np.zeros((0, 0), np.uint8), np.zeros((0, 0, 3), np.uint8)
     levels = no_mask if mask is None else mask.astype(np.uint8) * np.uint8(128)
     chosen = settings[0]
@@ -53,6 +53,43 @@ def render(
             output[...] = (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
 
 
+def check(
+    image: np.ndarray,
+    rows: np.ndarray,
+    outputs: list[np.ndarray],
+    settings: np.ndarray,
+    mask: np.ndarray | None,
+    plates: np.ndarray | None,
+    slot: int,
+) -> None:
+    """Refuse what compiled code would read or write beyond; raises ValueError, in the words of module.cpp."""
+    for array, what, dimensions in ((image, "the image", 3), (mask, "the mask", 2)):
+        if array is None:
+            continue
+        shaped = array.ndim == dimensions and (dimensions == 2 or array.shape[2] == 3) and array.size > 0
+        if not shaped or array.dtype not in ((np.uint8,) if dimensions == 3 else (np.uint8, np.bool_)):
+            raise ValueError(f"{what} must be uint8 [height, width{', 3' if dimensions == 3 else ''}], not empty")
+    if plates is not None and (plates.ndim != 4 or plates.dtype != np.uint8 or plates.shape[3] != 3 or not plates.size):
+        raise ValueError("plates must be uint8 [P, height, width, 3], not empty")
+    if settings.dtype != SETTINGS or settings.shape != (1,):
+        raise ValueError("settings are not SETTINGS")
+    if rows.dtype != ROW or rows.shape != (len(outputs),):
+        raise ValueError(f"rows must be ROW, one for each of the {len(outputs)} outputs")
+    item = np.dtype(list(ITEMS.values())[settings[0]["output"]])
+    for number, (row, output) in enumerate(zip(rows, outputs, strict=True)):
+        shape = output.shape[-3:]
+        if output.ndim not in (3, 4) or shape[0] != shape[1] or shape[2] != 3 or output.dtype != item or not shape[0]:
+            raise ValueError(f"output {number} must be [size, size, 3] or [N, size, size, 3] of {item}")
+        if not 0 <= slot < (len(output) if output.ndim == 4 else 1):
+            raise ValueError(f"output {number} has no slot {slot}")
+        bottom, right = int(row["top"]) + int(row["height"]), int(row["left"]) + int(row["width"])
+        inside = bottom <= image.shape[0] and right <= image.shape[1]
+        if min(row["top"], row["left"]) < 0 or min(row["height"], row["width"]) < 1 or not inside:
+            raise ValueError(f"row {number}: its box leaves the image of {image.shape[0]} x {image.shape[1]}")
+        if row["order"] >= len(JITTER_ORDERS):
+            raise ValueError(f"row {number}: its order {row['order']} is not one of {len(JITTER_ORDERS)}")
+
+
 def compile_all() -> None:
     """Compile everything, or load it from numba's cache."""
     row, view = np.zeros(1, ROW), np.zeros((1, 1, 3), np.uint8)
@@ -73,8 +110,9 @@ def _filter(x, bilinear):  # pragma: no cover - compiled
 
 
 @jit
-def _resize_taps(length, size, bilinear, one):  # pragma: no cover - compiled
-    scale = length / size
+def _resize_taps(length, block, size, bilinear, one):  # pragma: no cover - compiled
+    available = (length + block - 1) // block
+    scale = length / block / size
     stretch = max(scale, 1.0)
     support = (1 if bilinear else 2) * stretch
     inverse = np.float32(1.0 / stretch)
@@ -83,7 +121,7 @@ def _resize_taps(length, size, bilinear, one):  # pragma: no cover - compiled
     for i in range(size):
         center = scale * (i + 0.5)
         start = max(int(center - support + 0.5), 0)
-        count = min(int(center + support + 0.5), length) - start
+        count = min(int(center + support + 0.5), available) - start
         offset = np.float32(start - center + 0.5)
         total = np.float32(0)
         for t in range(count):
@@ -96,6 +134,28 @@ def _resize_taps(length, size, bilinear, one):  # pragma: no cover - compiled
         weights[i, min(int(center) - start, count - 1)] += rest
         first[i] = start
     return first, weights
+
+
+@jit
+def _block_of(length, size):  # pragma: no cover - compiled
+    return max(length // (128 * size), 1)
+
+
+@jit
+def _reduce(image, row, down, across):  # pragma: no cover - compiled
+    """Return the window's rounded means of blocks, uint8 [height, width * 3] (reduce.h)."""
+    height, width = (row.height + down - 1) // down, (row.width + across - 1) // across
+    out = np.empty((height, width * 3), np.uint8)
+    for y in range(height):
+        for x in range(width):
+            rows, columns = min(down, row.height - y * down), min(across, row.width - x * across)
+            for c in range(3):
+                total = np.int64(0)
+                for i in range(rows):
+                    for j in range(columns):
+                        total += image[row.top + y * down + i, row.left + x * across + j, c]
+                out[y, 3 * x + c] = (total + rows * columns // 2) // (rows * columns)
+    return out
 
 
 @jit
@@ -152,10 +212,15 @@ def _render_view(image, rows, number, settings, mask, plate, output):  # pragma:
     row, size = rows[number], output.shape[0]
     bilinear, official = settings[0].interpolation == 1, settings[0].jitter == 0
     lines = image.reshape(image.shape[0], image.shape[1] * 3)
-    down = _resize_taps(row.height, size, bilinear, DOWN_ONE)
-    across = _resize_taps(row.width, size, bilinear, ACROSS_ONE)
-    # The window's own rows end at its lower edge: padded taps must not read beyond it, though they weigh nothing.
-    plane = _resample(lines[: row.top + row.height], row.top, row.left, row.width, 3, down, across, size)
+    block_y, block_x = _block_of(row.height, size), _block_of(row.width, size)
+    down = _resize_taps(row.height, block_y, size, bilinear, DOWN_ONE)
+    across = _resize_taps(row.width, block_x, size, bilinear, ACROSS_ONE)
+    if block_y > 1 or block_x > 1:
+        reduced = _reduce(image, row, block_y, block_x)
+        plane = _resample(reduced, 0, 0, reduced.shape[1] // 3, 3, down, across, size)
+    else:
+        # The window's own rows end at its lower edge: padded taps must not read beyond it, though they weigh nothing.
+        plane = _resample(lines[: row.top + row.height], row.top, row.left, row.width, 3, down, across, size)
     if row.flip:
         for x in range(size // 2):
             for c in range(3):
@@ -221,7 +286,7 @@ def _blend(plane, row, height, width, mask, plate, fill, size):  # pragma: no co
 
 @jit
 def _kernel(sigma, size):  # pragma: no cover - compiled
-    longest = min(size // 20, LONGEST_REACH) if sigma > 0 else 0
+    longest = size // 20 if sigma > 0 else 0
     taps = np.zeros(longest + 1, np.float64)
     total = 1.0
     for i in range(1, longest + 1):
@@ -239,7 +304,7 @@ def _kernel(sigma, size):  # pragma: no cover - compiled
     for i in range(1, reach + 1):
         weights[i] = np.int32(np.rint(taps[i] / total * (1 << 15)))
         center -= 2 * weights[i]
-    weights[0] = min(center, 32767)
+    weights[0] = center
     return weights
 
 

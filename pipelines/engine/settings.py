@@ -30,6 +30,8 @@ SETTINGS = np.dtype(
 )
 STRONGEST = 7.0
 """Largest jitter strength: factors are fixed-point numbers below 8."""
+LARGEST_VIEW, MOST_VIEWS = 8192, 64
+"""Largest side of a view, and most views of an image."""
 
 
 def settings_of(recipe: ViewsConfig, *, photometric: bool = True, output: Output = "uint8") -> np.ndarray:
@@ -41,14 +43,9 @@ def settings_of(recipe: ViewsConfig, *, photometric: bool = True, output: Output
         output: uint8 grey levels, or normalised as `pipelines.ops.normalize` does.
 
     Raises:
-        ValueError: a jitter strength that the engine's fixed-point factors cannot hold.
+        ValueError: a value of the recipe that the engine cannot render; it names the field.
     """
-    for name in ("brightness", "contrast", "saturation"):
-        if (strength := getattr(recipe.photometric, name)) > STRONGEST:
-            raise ValueError(
-                f"photometric.{name}={strength:g} is more than the fused backend renders (at most {STRONGEST:g}):"
-                " lower it, or take backend=reference"
-            )
+    _check(recipe)
     settings = np.zeros(1, SETTINGS)
     settings["interpolation"] = recipe.interpolation == "bilinear"
     settings["jitter"] = recipe.photometric.jitter == "torchvision"
@@ -58,3 +55,21 @@ def settings_of(recipe: ViewsConfig, *, photometric: bool = True, output: Output
     settings["orders"] = views.JITTER_ORDERS
     settings["scale"], settings["shift"] = (part.numpy() for part in scale_and_shift(torch.device("cpu")))
     return settings
+
+
+def _check(recipe: ViewsConfig) -> None:
+    for name in ("brightness", "contrast", "saturation"):
+        _within(f"photometric.{name}", getattr(recipe.photometric, name), 0, STRONGEST)
+    _within("photometric.hue", recipe.photometric.hue, 0, 1)
+    for level in recipe.background.fill:
+        _within("background.fill", level, 0, 255)
+    for name in ("large", "small"):
+        _within(f"{name}.size", getattr(recipe, name).size, 1, LARGEST_VIEW)
+    _within("large.count + small.count", recipe.large.count + recipe.small.count, 1, MOST_VIEWS)
+
+
+def _within(name: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:  # a NaN is not
+        raise ValueError(
+            f"{name}={value:g} is not within {low:g} and {high:g}, which the fused backend renders: change it"
+        )

@@ -313,6 +313,21 @@ def test_an_abandoned_iterator_renders_no_more(make: Make, backend: str):
 
 
 @pytest.mark.parametrize("backend", TABLE_BACKENDS)
+def test_a_batch_that_fails_is_rendered_no_further(make: Make, backend: str):
+    loader = make(backend, batch_size=12, num_threads=1, shuffle=False)
+
+    def render(source, index, rows, outputs, slot):
+        if index == 0:
+            raise ValueError("the first one fails")
+        return {}
+
+    loader.render = counted = Counted(render)
+    with pytest.raises(ValueError, match="the first one fails"):
+        next(iter(loader))
+    assert settle(counted) <= 3  # of twelve: one more may have begun
+
+
+@pytest.mark.parametrize("backend", TABLE_BACKENDS)
 def test_close_in_mid_epoch_ends_the_threads(make: Make, backend: str):
     before = set(threading.enumerate())
     loader = make(backend, num_threads=3)
@@ -403,6 +418,23 @@ def test_an_image_that_does_not_decode_is_replaced_if_so_asked(
     warnings = capsys.readouterr().err.splitlines()
     assert len(warnings) == 2
     assert all("warning: image" in line and line.endswith("image 2 takes its place") for line in warnings)
+
+
+@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+def test_an_image_of_another_size_than_listed_is_corrupt(make: Make, backend: str, tiny_beton: Path, tmp_path: Path):
+    """Boxes are drawn for the listed size: a smaller image would be read beyond its end, a larger one cut."""
+    path = Path(shutil.copy(tiny_beton, tmp_path / "mixed.beton"))
+    content = bytearray(path.read_bytes())
+    with Beton(tiny_beton) as beton:
+        small, large = bytes(beton.jpeg(3)), bytes(beton.jpeg(1))  # 20 x 30 in the place of 150 x 211
+        start = content.index(large)
+        content[start : start + len(large)] = small + bytes(len(large) - len(small))
+    path.write_bytes(content)
+    loader = make(backend, data=path, shuffle=False, masks=None)
+    with pytest.raises(ValueError, match=r"image 1 of .*mixed.beton does not decode .*20 x 30 .*listed as 150 x 211"):
+        next(iter(loader))
+    skipping = make(backend, data=path, shuffle=False, masks=None, on_corrupt="skip")
+    assert next(iter(skipping)).index.tolist() == [0, 2]
 
 
 @pytest.mark.parametrize("backend", DECODING_BACKENDS)

@@ -201,7 +201,15 @@ def test_a_provider_that_fails_is_named_and_left_out(failure, tmp_path, monkeypa
 
 def stored(path: Path, **changes) -> str:
     record = dict.fromkeys(records.FIELDS, "same")
-    record |= {"provider": "fused", "value": 100.0, "low": 95.0, "high": 105.0, "machine": {"cpu": "A"}, **changes}
+    record |= {
+        "unit": "images/s",
+        "provider": "fused",
+        "value": 100.0,
+        "low": 95.0,
+        "high": 105.0,
+        "machine": {"cpu": "A"},
+        **changes,
+    }
     path.write_text(json.dumps([record]))
     return str(path)
 
@@ -232,6 +240,10 @@ def test_compare_refuses_other_conditions(tmp_path, capsys):
     old = stored(tmp_path / "old")
     assert main(["compare", old, stored(tmp_path / "new", threads=2)]) == 1
     assert "measured with other threads" in capsys.readouterr().err
+    assert main(["compare", old, stored(tmp_path / "new", batch_size=8)]) == 1
+    assert "measured with other batch_size" in capsys.readouterr().err
+    assert main(["compare", old, stored(tmp_path / "new", unit="ms per megapixel")]) == 1
+    assert "compare takes records in images/s" in capsys.readouterr().err
     assert main(["compare", old, stored(tmp_path / "new", provider="ffcv")]) == 1
     assert "no provider in common" in capsys.readouterr().err
     (tmp_path / "new").write_text("[{}]")

@@ -11,7 +11,7 @@ from pipelines.buffers import Buffers
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.bfloat16, torch.float32])
 def test_memory_is_used_again_once_nobody_holds_it(dtype):
-    buffers = Buffers()
+    buffers = Buffers(keep=4)
     first = buffers.take((4, 8, 8, 3), dtype)
     assert first.shape == (4, 8, 8, 3)
     assert first.dtype == dtype
@@ -37,7 +37,7 @@ def test_memory_is_used_again_once_nobody_holds_it(dtype):
     ],
 )
 def test_memory_that_is_still_seen_is_not_used_again(hold):
-    buffers = Buffers()
+    buffers = Buffers(keep=4)
     tensor = buffers.take((4, 8, 8, 3), torch.uint8)
     address, held = tensor.data_ptr(), hold(tensor)
     del tensor
@@ -47,4 +47,16 @@ def test_memory_that_is_still_seen_is_not_used_again(hold):
 
 
 def test_an_empty_batch_has_a_tensor_too():
-    assert Buffers().take((0, 8, 8, 3), torch.float32).shape == (0, 8, 8, 3)
+    assert Buffers(keep=4).take((0, 8, 8, 3), torch.float32).shape == (0, 8, 8, 3)
+
+
+def test_pieces_beyond_the_limit_are_not_watched():
+    """A consumer that keeps thousands of batches must not slow every take down, nor keep their memory for ever."""
+    buffers = Buffers(keep=4)
+    held = [buffers.take((8, 8, 3), torch.uint8) for _ in range(100)]
+    assert len({tensor.data_ptr() for tensor in held}) == 100
+    assert [len(owners) for owners in buffers._owners.values()] == [4]
+    newest = {tensor.data_ptr() for tensor in held[-4:]}
+    held.clear()
+    again = [buffers.take((8, 8, 3), torch.uint8) for _ in range(4)]
+    assert {tensor.data_ptr() for tensor in again} == newest

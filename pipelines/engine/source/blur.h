@@ -4,18 +4,18 @@
 
 namespace {
 
-constexpr int LONGEST_REACH = 32;  // radius of the largest kernel: size / 20
+constexpr int LONGEST_REACH = 8192 / 20;  // radius of the kernel of the largest view
 
 struct Kernel {
     int reach;
-    V weights[LONGEST_REACH + 1];  // times 2^15; they sum to 2^15 (a centre of one: 2^15 - 1)
+    V weights[LONGEST_REACH + 1];  // times 2^15; they sum to 2^15
 };
 
 // The official kernel has 2 (size / 20) + 1 taps. The outer ones are dropped while what is dropped stays below 0.3 % of
 // the whole: all of them lie beyond 3 sigma.
 inline Kernel kernel_of(double sigma, int size) {
     Kernel kernel;
-    const int longest = sigma <= 0 ? 0 : size / 20 < LONGEST_REACH ? size / 20 : LONGEST_REACH;
+    const int longest = sigma > 0 ? size / 20 : 0;
     double taps[LONGEST_REACH + 1], sum = 1;
     for (int i = 1; i <= longest; i++) {
         taps[i] = __builtin_exp(-0.5 * (i / sigma) * (i / sigma));
@@ -33,7 +33,7 @@ inline Kernel kernel_of(double sigma, int size) {
         kernel.weights[i] = fill(q);
         center -= 2 * q;
     }
-    kernel.weights[0] = fill(center < INT16_MAX ? center : INT16_MAX);
+    kernel.weights[0] = fill(center);
     return kernel;
 }
 

@@ -103,15 +103,41 @@ inline Colors colors_of(const Row& row, const Settings& settings) {
     colors.brightness = fill((int)__builtin_rint((double)row.brightness * FULL));
     colors.brighten = scale_of(row.brightness);
     colors.contrast = scale_of(row.contrast);
-    colors.saturation = scale_of(row.saturation);
+    colors.saturation = scale_of(colors.official && row.saturation < 0 ? 0 : row.saturation);  // S' is clamped to [0, 1]
     colors.hue = hue_of(row.hue);
     return colors;
 }
 
+// Exact sums of the three channels. A lane of `Sums` gains at most 2 * 4080 each time, so its 32 bits are emptied often.
+struct Totals {
+    Sums sums[3];
+    int64_t flushed[3];
+    int adds;
+    void clear() {
+        for (int c = 0; c < 3; c++) {
+            sums[c] = no_sums();
+            flushed[c] = 0;
+        }
+        adds = 0;
+    }
+    void add(int channel, V values) {
+        sums[channel] = add_pairs(sums[channel], values);
+        if (++adds == 1 << 17) flush();
+    }
+    void flush() {
+        for (int c = 0; c < 3; c++) {
+            flushed[c] += total(sums[c]);
+            sums[c] = no_sums();
+        }
+        adds = 0;
+    }
+};
+
 // c' = f c + (1 - f) mean; the means are of each channel (official), or all of the mean luma (torchvision).
-inline void set_means(Colors* colors, const Row& row, const int64_t* sums, int64_t pixels) {
+inline void set_means(Colors* colors, const Row& row, Totals& totals, int64_t pixels) {
+    totals.flush();
     double means[3];
-    for (int c = 0; c < 3; c++) means[c] = (double)sums[c] / (double)pixels;
+    for (int c = 0; c < 3; c++) means[c] = (double)totals.flushed[c] / (double)pixels;
     double gray = 0.2989 * means[0] + 0.5870 * means[1] + 0.1140 * means[2];
     for (int c = 0; c < 3; c++) {
         double mean = colors->official ? means[c] : gray;

@@ -23,7 +23,7 @@ enum Output { UINT8 = 0, BFLOAT16 = 1, FLOAT32 = 2 };
 enum Background { KEEP = 0, REMOVE = 1, SWAP = 2 };
 enum JitterOperation { BRIGHTNESS = 0, CONTRAST = 1, SATURATION = 2, HUE = 3 };
 
-// What is the same for all views of a loader: pipelines.engine.SETTINGS.
+// What is the same for all views of a loader: pipelines.engine.settings.SETTINGS.
 struct Settings {
     int32_t interpolation, jitter, photometric, output;
     int32_t fill[3];
@@ -54,6 +54,8 @@ enum Use {
     VERTICAL_TAPS,
     HORIZONTAL_TAPS,
     FILTER,
+    REDUCED,
+    BLOCK_SUMS,
     ROW_POINTERS,
     LAST_ROWS,
     STRIPE,

@@ -65,8 +65,8 @@ PyObject* row_layout(PyObject*, PyObject*) {
 struct Held {
     Py_buffer view{};
     bool held = false;
-    bool take(PyObject* object, int flags = PyBUF_C_CONTIGUOUS) {
-        return held = PyObject_GetBuffer(object, &view, flags) == 0;
+    bool take(PyObject* object, int flags = 0) {
+        return held = PyObject_GetBuffer(object, &view, PyBUF_C_CONTIGUOUS | PyBUF_FORMAT | flags) == 0;
     }
     ~Held() {
         if (held) PyBuffer_Release(&view);
@@ -77,7 +77,8 @@ constexpr int WIDEST = INT32_MAX / 256;  // a row of it, times the 64 bytes of a
 
 bool picture_of(const Held& held, int channels, const char* what, Picture* picture) {
     const Py_buffer& view = held.view;
-    const bool shaped = view.itemsize == 1 && (channels == 1 ? view.ndim == 2 : view.ndim == 3 && view.shape[2] == channels);
+    const bool bytes = view.format && (view.format[0] == 'B' || view.format[0] == '?') && !view.format[1];
+    const bool shaped = bytes && (channels == 1 ? view.ndim == 2 : view.ndim == 3 && view.shape[2] == channels);
     if (!shaped || view.shape[0] < 1 || view.shape[1] < 1 || view.shape[0] > INT32_MAX || view.shape[1] > WIDEST) {
         PyErr_Format(PyExc_ValueError, "%s must be uint8 [height, width%s], neither empty nor wider than %d", what,
                      channels == 1 ? "" : ", 3", WIDEST);
@@ -89,7 +90,7 @@ bool picture_of(const Held& held, int channels, const char* what, Picture* pictu
 
 bool inside(const Row& row, const Picture& image) {
     return row.top >= 0 && row.left >= 0 && row.height > 0 && row.width > 0 && row.height <= image.height - row.top &&
-           row.width <= image.width - row.left && row.order < 24;
+           row.width <= image.width - row.left;
 }
 
 constexpr Py_ssize_t MOST_VIEWS = 64;
@@ -117,7 +118,7 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         return nullptr;
     double* seconds = nullptr;
     if (arguments[7] != Py_None) {
-        if (!seconds_buffer.take(arguments[7], PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) return nullptr;
+        if (!seconds_buffer.take(arguments[7], PyBUF_WRITABLE)) return nullptr;
         if (seconds_buffer.view.len != STAGES * sizeof(double))
             return PyErr_Format(PyExc_ValueError, "seconds must be float64 [%d]", STAGES);
         seconds = (double*)seconds_buffer.view.buf;
@@ -141,7 +142,7 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
     if (slot == -1 && PyErr_Occurred()) return nullptr;
     View views[MOST_VIEWS] = {};
     for (Py_ssize_t i = 0; i < total; i++) {
-        if (!outputs[i].take(PyList_GET_ITEM(list, i), PyBUF_C_CONTIGUOUS | PyBUF_WRITABLE)) return nullptr;
+        if (!outputs[i].take(PyList_GET_ITEM(list, i), PyBUF_WRITABLE)) return nullptr;
         const Py_buffer& out = outputs[i].view;
         const Py_ssize_t* shape = out.shape + (out.ndim == 4);  // of one view
         const bool square = (out.ndim == 3 || out.ndim == 4) && shape[0] == shape[1] && shape[2] == 3;
@@ -153,8 +154,9 @@ PyObject* render(PyObject*, PyObject* const* arguments, Py_ssize_t count) {
         uint8_t* memory = (uint8_t*)out.buf + slot * shape[0] * shape[1] * 3 * out.itemsize;
         views[i] = {(const Row*)rows_buffer.view.buf + i, memory, (int32_t)shape[0], {}};
         if (!inside(*views[i].row, image))
-            return PyErr_Format(PyExc_ValueError, "row %zd: its box leaves the image of %d x %d, or its order is not one of 24",
-                                i, image.height, image.width);
+            return PyErr_Format(PyExc_ValueError, "row %zd: its box leaves the image of %d x %d", i, image.height, image.width);
+        if (views[i].row->order >= 24)
+            return PyErr_Format(PyExc_ValueError, "row %zd: its order %d is not one of 24", i, views[i].row->order);
         if (plates_buffer.held && views[i].row->background == SWAP) {
             const Py_ssize_t* bank = plates_buffer.view.shape;
             const Py_ssize_t number = views[i].row->plate % bank[0];

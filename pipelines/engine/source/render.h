@@ -164,8 +164,11 @@ inline bool render_view(Scratch* scratch, Picture image, const View& view, const
     const bool plain = !covered && !colors.count && !blurred && !solarized, whole = colors.split == colors.count;
     const V behind[3] = {fill(settings.fill[0] << 4), fill(settings.fill[1] << 4), fill(settings.fill[2] << 4)};
     Taps vertical, horizontal;
-    if (!resize_taps(scratch, DOWN, row.height, size, settings.interpolation, &vertical) ||
-        !resize_taps(scratch, ACROSS, row.width, size, settings.interpolation, &horizontal))
+    const int down = block_of(row.height, size), across = block_of(row.width, size);
+    Window window = {image, row.top, row.left, row.height, row.width};
+    if (!reduce(scratch, &window, down, across) ||
+        !resize_taps(scratch, DOWN, row.height, down, size, settings.interpolation, &vertical) ||
+        !resize_taps(scratch, ACROSS, row.width, across, size, settings.interpolation, &horizontal))
         return false;
     clock.charge(TAPS);
 
@@ -181,9 +184,8 @@ inline bool render_view(Scratch* scratch, Picture image, const View& view, const
             store_bytes(bytes + at, to_grey(v));
         }
     };
-    Sums sums[3] = {no_sums(), no_sums(), no_sums()};
-    int64_t totals[3] = {0, 0, 0};
-    const Window window = {image, row.top, row.left, row.height, row.width};
+    Totals totals;
+    totals.clear();
     bool done = resample<3>(scratch, window, vertical, horizontal, size, row.flip, seconds, [&](int x, int y, V* p, int valid) {
         for (int c = 0; c < 3; c++) p[c] = right<6>(add(p[c], fill(ROUND_6)));
         if (plain) {
@@ -202,14 +204,13 @@ inline bool render_view(Scratch* scratch, Picture image, const View& view, const
         if (whole) return finish(x, y, p);
         for (int c = 0; c < 3; c++) {
             store(plane + (ptrdiff_t)(3 * x + c) * stride + y, p[c]);
-            sums[c] = add_pairs(sums[c], valid < W ? choose(first_lanes(valid), p[c], fill(0)) : p[c]);
+            totals.add(c, valid < W ? choose(first_lanes(valid), p[c], fill(0)) : p[c]);
         }
     });
     if (!done) return false;
     clock.skip();
 
     if (!whole) {
-        for (int c = 0; c < 3; c++) totals[c] = total(sums[c]);
         set_means(&colors, row, totals, (int64_t)size * size);
         for (int x = 0; x < size; x++)
             for (int y = 0; y < stride; y += W) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <string.h>
 
+#include "reduce.h"
 #include "taps.h"
 
 namespace {
@@ -11,11 +12,6 @@ constexpr int TILE = 512;            // samples
 constexpr int TILE_STRIDE = TILE + 32;  // not a power of two: rows must not fall on the same cache lines
 
 inline double now();  // seconds, render.h
-
-struct Window {  // part of a picture
-    Picture picture;
-    int top, left, height, width;
-};
 
 // Pointers to the window's rows, then `more` that repeat the last. The vector loops read up to `padded` bytes of each;
 // rows that would end beyond the picture are copied.

@@ -33,7 +33,6 @@ inline Mask first_lanes(int n) {
 inline bool any(Mask m) { return !_mm256_testz_si256(m, m); }
 inline V choose(Mask m, V yes, V no) { return _mm256_blendv_epi8(no, yes, m); }
 
-inline V load_bytes(const uint8_t* p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128((const __m128i*)p)); }
 inline void store_bytes(uint8_t* p, V a) {
     __m128i packed = _mm_packus_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
     _mm_storeu_si128((__m128i*)p, packed);

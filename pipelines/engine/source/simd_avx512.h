@@ -31,8 +31,7 @@ inline Mask first_lanes(int n) { return n >= W ? ~0u : (1u << n) - 1; }
 inline bool any(Mask m) { return m != 0; }
 inline V choose(Mask m, V yes, V no) { return _mm512_mask_blend_epi16(m, no, yes); }
 
-// uint8 [W] <-> int16 [W]; `store_bytes` clamps to 0..255.
-inline V load_bytes(const uint8_t* p) { return _mm512_cvtepu8_epi16(_mm256_loadu_si256((const __m256i*)p)); }
+// int16 [W] to uint8 [W], clamped to 0..255.
 inline void store_bytes(uint8_t* p, V a) {
     V positive = _mm512_max_epi16(a, _mm512_setzero_si512());
     _mm256_storeu_si256((__m256i*)p, _mm512_cvtusepi16_epi8(positive));

@@ -47,7 +47,6 @@ inline bool any(Mask m) {
 }
 inline V choose(Mask m, V yes, V no) { return each([&](int i) { return m.at[i] ? yes.at[i] : no.at[i]; }); }
 
-inline V load_bytes(const uint8_t* p) { return each([=](int i) { return p[i]; }); }
 inline void store_bytes(uint8_t* p, V a) {
     for (int i = 0; i < W; i++) p[i] = (uint8_t)(a.at[i] < 0 ? 0 : a.at[i] > 255 ? 255 : a.at[i]);
 }

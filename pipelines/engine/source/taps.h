@@ -76,8 +76,12 @@ inline void round_taps(int longest, int size, const float* __restrict table, con
 //
 // The loops run over outputs, not taps, so that they vectorise. Every float operation is IEEE's and in a fixed order:
 // all builds and the numba twin compute the same weights.
-inline bool resize_taps(Scratch* scratch, Direction direction, int length, int size, int interpolation, Taps* taps) {
-    const double scale = (double)length / size, stretch = scale > 1 ? scale : 1;
+//
+// Where blocks of `block` inputs were averaged, `length` is what it was before, and taps count blocks.
+inline bool resize_taps(Scratch* scratch, Direction direction, int length, int block, int size, int interpolation,
+                        Taps* taps) {
+    const int available = (length + block - 1) / block;
+    const double scale = (double)length / block / size, stretch = scale > 1 ? scale : 1;
     const double support = (interpolation == BILINEAR ? 1 : 2) * stretch;
     const size_t most = (size_t)(2 * support) + 2;
     float* table = (float*)relic_scratch(scratch, FILTER, size * (2 * most + 6) * sizeof(float));
@@ -90,7 +94,7 @@ inline bool resize_taps(Scratch* scratch, Direction direction, int length, int s
         const double center = scale * (i + 0.5);
         const int from = (int)(center - support + 0.5), to = (int)(center + support + 0.5);
         first[i] = from > 0 ? from : 0;
-        count[i] = (to < length ? to : length) - first[i];
+        count[i] = (to < available ? to : available) - first[i];
         offset[i] = (float)(first[i] - center + 0.5);
         middle[i] = (int)center - first[i];
         factor[i] = 0;
