@@ -33,24 +33,37 @@ struct Clock {  // charges the time since the last charge to a stage
     void skip() { last = seconds ? now() : 0; }
 };
 
-// uint8 to bfloat16 or float32, normalised; at most CHUNK samples that begin with a red one.
-constexpr int CHUNK = 48 * 16;
+// What normalises samples of three channels in turn, the first a red one: enough to read 16 from any place of 48.
 struct Normaliser {
-    float scale[48], shift[48];
-    explicit Normaliser(const Settings& settings) {
-        for (int i = 0; i < 48; i++) scale[i] = settings.scale[i % 3], shift[i] = settings.shift[i % 3];
-    }
-    void to_floats(const uint8_t* in, int count, float* out) const {
-        for (int at = 0; at < count; at += 48)
-            for (int i = 0; i < 48; i++) out[at + i] = in[at + i] * scale[i] + shift[i];
-    }
+    float scale[64], shift[64];
 };
-inline void to_halves(const float* in, int count, uint16_t* out) {  // round to nearest, ties to even
-    for (int i = 0; i < count; i++) {
-        uint32_t bits;
-        memcpy(&bits, in + i, sizeof bits);
-        out[i] = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+inline Normaliser normaliser_of(const Settings& settings) {
+    Normaliser normaliser;
+    for (int i = 0; i < 64; i++) {
+        normaliser.scale[i] = settings.scale[i % 3];
+        normaliser.shift[i] = settings.shift[i % 3];
     }
+    return normaliser;
+}
+
+inline void put(float* out, float value) { *out = value; }
+inline void put(uint16_t* out, float value) {  // bfloat16: round to nearest, ties to even
+    uint32_t bits;
+    memcpy(&bits, &value, sizeof bits);
+    *out = (uint16_t)((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
+// Normalises to float32 or bfloat16 and streams to memory.
+template <class T> inline void stream_normalised(T* out, const uint8_t* in, int count, const Normaliser& normaliser) {
+    int i = 0;
+    auto one = [&] {
+        put(out + i, in[i] * normaliser.scale[i % 3] + normaliser.shift[i % 3]);
+        i++;
+    };
+    while (i < count && (uintptr_t)(out + i) % 64 != 0) one();
+    for (; i + 16 <= count; i += 16)
+        stream16(out + i, in + i, normaliser.scale + i % 48, normaliser.shift + i % 48);
+    while (i < count) one();
 }
 
 // Bytes [3 size][stride] to the view's rows, as uint8 or normalised. 32 rows at a time are turned in the cache and then
@@ -58,9 +71,9 @@ inline void to_halves(const float* in, int count, uint16_t* out) {  // round to 
 // the line that it overwrites.
 inline bool write_rows(Scratch* scratch, const uint8_t* bytes, int stride, const View& view, const Settings& settings) {
     const int length = 3 * view.size;
-    uint8_t* lines = (uint8_t*)relic_scratch(scratch, LINES, (size_t)32 * length + 64);
+    uint8_t* lines = (uint8_t*)relic_scratch(scratch, LINES, (size_t)32 * length);
     if (!lines) return false;
-    const Normaliser normaliser(settings);
+    const Normaliser normaliser = normaliser_of(settings);
     for (int y = 0; y < view.size; y += 32) {
         const int rows = view.size - y < 32 ? view.size - y : 32;
         for (int k = 0; k < length; k += 16) {
@@ -78,18 +91,10 @@ inline bool write_rows(Scratch* scratch, const uint8_t* bytes, int stride, const
             stream((uint8_t*)view.output + from, lines, (size_t)rows * length);
             continue;
         }
-        for (int at = 0; at < rows * length; at += CHUNK) {
-            const int count = rows * length - at < CHUNK ? rows * length - at : CHUNK;
-            alignas(64) float values[CHUNK];
-            alignas(64) uint16_t halves[CHUNK];
-            normaliser.to_floats(lines + at, count, values);
-            if (settings.output == FLOAT32) {
-                stream((float*)view.output + from + at, values, count * sizeof(float));
-            } else {
-                to_halves(values, count, halves);
-                stream((uint16_t*)view.output + from + at, halves, count * sizeof(uint16_t));
-            }
-        }
+        if (settings.output == FLOAT32)
+            stream_normalised((float*)view.output + from, lines, rows * length, normaliser);
+        else
+            stream_normalised((uint16_t*)view.output + from, lines, rows * length, normaliser);
     }
     return true;
 }

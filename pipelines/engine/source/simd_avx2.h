@@ -100,4 +100,22 @@ inline void transpose8(const int16_t* in, ptrdiff_t stride, int16_t* out) {
     }
 }
 
+inline __m256 normalised(const uint8_t* in, const float* scale, const float* shift) {
+    __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)in)));
+    return _mm256_add_ps(_mm256_mul_ps(value, _mm256_loadu_ps(scale)), _mm256_loadu_ps(shift));
+}
+inline __m256i rounded_half(const uint8_t* in, const float* scale, const float* shift) {
+    __m256i bits = _mm256_castps_si256(normalised(in, scale, shift));
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, odd), _mm256_set1_epi32(0x7FFF)), 16);
+}
+inline void stream16(float* out, const uint8_t* in, const float* scale, const float* shift) {
+    _mm256_stream_ps(out, normalised(in, scale, shift));
+    _mm256_stream_ps(out + 8, normalised(in + 8, scale + 8, shift + 8));
+}
+inline void stream16(uint16_t* out, const uint8_t* in, const float* scale, const float* shift) {
+    __m256i low = rounded_half(in, scale, shift), high = rounded_half(in + 8, scale + 8, shift + 8);
+    _mm256_stream_si256((__m256i*)out, _mm256_permute4x64_epi64(_mm256_packus_epi32(low, high), 0xD8));
+}
+
 }  // namespace

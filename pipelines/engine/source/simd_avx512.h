@@ -105,4 +105,19 @@ inline void transpose8(const int16_t* in, ptrdiff_t stride, int16_t* out) {
     }
 }
 
+// 16 samples, normalised, past the caches; `out` is aligned to what is written.
+inline __m512 normalised(const uint8_t* in, const float* scale, const float* shift) {
+    __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)in)));
+    return _mm512_add_ps(_mm512_mul_ps(value, _mm512_loadu_ps(scale)), _mm512_loadu_ps(shift));
+}
+inline void stream16(float* out, const uint8_t* in, const float* scale, const float* shift) {
+    _mm512_stream_ps(out, normalised(in, scale, shift));
+}
+inline void stream16(uint16_t* out, const uint8_t* in, const float* scale, const float* shift) {
+    __m512i bits = _mm512_castps_si512(normalised(in, scale, shift));
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    __m512i rounded = _mm512_add_epi32(_mm512_add_epi32(bits, odd), _mm512_set1_epi32(0x7FFF));
+    _mm256_stream_si256((__m256i*)out, _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
+}
+
 }  // namespace

@@ -87,4 +87,10 @@ inline void transpose_bytes(const uint8_t* in, ptrdiff_t stride, uint8_t* out, p
 inline void stream(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }
 inline void end_streams() {}
 
+inline void put(float* out, float value);  // render.h
+inline void put(uint16_t* out, float value);
+template <class T> inline void stream16(T* out, const uint8_t* in, const float* scale, const float* shift) {
+    for (int i = 0; i < 16; i++) put(out + i, in[i] * scale[i] + shift[i]);
+}
+
 }  // namespace
