@@ -17,18 +17,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([aligned(header), "  ".join("-" * width for width in widths), *map(aligned, rows)])
 
 
-def speeds(records: list[dict[str, Any]], faster: dict[str, tuple[float, float, float]], unit_of_ratio: str) -> str:
+def speeds(records: list[dict[str, Any]], faster: dict[str, dict[str, tuple[float, float, float]]]) -> str:
     """Show speeds, and how pixels agree.
 
     Args:
         records: of one run of `views` or `decode`.
-        faster: provider -> how many times faster than it `unit_of_ratio` is (median, lowest, highest).
-        unit_of_ratio: name of one of our providers.
+        faster: name of one of ours -> provider -> how many times faster than that it is (median, lowest, highest).
     """
-    header = (
-        "provider", "images/s", "low–high", "× decode", f"{unit_of_ratio} is", "MAE", "PSNR", "output", "jitter",
-    )  # fmt: skip
-    return text_table(header, [_row(record, faster.get(record["provider"])) for record in records])
+    ours = [f"{name} is" for name in faster]
+    header = ("provider", "images/s", "low–high", "× decode", *ours, "MAE", "PSNR", "output", "jitter")
+    rows = [_row(record, [ratios.get(record["provider"]) for ratios in faster.values()]) for record in records]
+    return text_table(header, rows)
 
 
 def notes(records: list[dict[str, Any]]) -> str:
@@ -36,7 +35,7 @@ def notes(records: list[dict[str, Any]]) -> str:
     return "\n".join(f"{record['provider']}: {record['note']}" for record in records if record["note"])
 
 
-def _row(record: dict[str, Any], faster: tuple[float, float, float] | None) -> tuple[str, ...]:
+def _row(record: dict[str, Any], faster: Sequence[tuple[float, float, float] | None]) -> tuple[str, ...]:
     parity, ratio = record["parity"], record["ratio_to_decode"]
     psnr = "–" if parity is None else "equal" if parity["psnr"] is None else f"{parity['psnr']:.1f} dB"
     return (
@@ -44,7 +43,7 @@ def _row(record: dict[str, Any], faster: tuple[float, float, float] | None) -> t
         f"{record['value']:.1f}",
         f"{record['low']:.1f}–{record['high']:.1f}",
         f"{ratio['value']:.3f}" if ratio else "–",
-        f"{faster[0]:.1f}× faster" if faster else "",
+        *(f"{ratio_to_peer[0]:.1f}× faster" if ratio_to_peer else "" for ratio_to_peer in faster),
         f"{parity['mean_abs_error']:.2f}" if parity else "–",
         psnr,
         record["output"] or "–",

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from benchmarks.work import Work
 
 UNIT = "decode"
-COMPARED = "fused-float32"
+NORMALISED = ("fused-bf16", "fused-float32")
+"""Ours that peers are compared with: all of those deliver normalised float32; training takes bfloat16."""
 
 
 def views(
@@ -157,7 +158,7 @@ def _measured(benchmark: str, names: list[str], works: _Works, plan: Plan, json:
         records.of_provider(benchmark, result, results.get(UNIT), work=each[name], images=works.images, shared=shared)
         for name, result in results.items()
     ]
-    parts = [table.machine_line(made), table.speeds(made, *_faster(results)), table.notes(made)]
+    parts = [table.machine_line(made), table.speeds(made, _faster(results)), table.notes(made)]
     if stages := table.stages(made):
         parts.append(f"milliseconds per image by stage, summed over threads:\n{stages}")
     print("\n\n".join(filter(None, parts)), file=sys.stderr if json == "-" else sys.stdout)
@@ -166,12 +167,13 @@ def _measured(benchmark: str, names: list[str], works: _Works, plan: Plan, json:
     return 0
 
 
-def _faster(results: dict[str, Measured]) -> tuple[dict[str, tuple[float, float, float]], str]:
-    """Return how many times faster than each peer our normalised output is; nothing where it was not measured."""
+def _faster(results: dict[str, Measured]) -> dict[str, dict[str, tuple[float, float, float]]]:
+    """Return for each of our normalised outputs how many times faster than a peer it is (median, lowest, highest)."""
     from benchmarks.providers import PROVIDERS
 
-    ours = results.get(COMPARED)
     peers = [result for name, result in results.items() if not PROVIDERS[name].is_ours]
-    if ours is None:
-        return {}, COMPARED
-    return {peer.name: ratio for peer in peers if (ratio := ours.times_faster_than(peer))}, COMPARED
+    return {
+        name: {peer.name: ratio for peer in peers if (ratio := results[name].times_faster_than(peer))}
+        for name in NORMALISED
+        if name in results and peers
+    }
