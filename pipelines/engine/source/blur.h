@@ -60,8 +60,10 @@ inline void weigh_column(const int16_t* const* minus, const int16_t* const* plus
     for (; y < stride; y += W) weigh_columns<1>(minus, plus, kernel, y, sink);
 }
 
-// plane: [3 size][stride], column 3 x + c. Calls sink(column, y, V) with blurred values.
-// columns: room for 3 (stride + 2 LONGEST_REACH) values.
+// Values that `columns` below must hold.
+inline size_t blur_room(int stride) { return 3 * (size_t)(stride + 2 * LONGEST_REACH); }
+
+// plane: [3 size][stride], column 3 x + c. Calls sink(x, c, y, V) with blurred values.
 template <class Sink>
 inline void blur(const int16_t* plane, int size, int stride, const Kernel& kernel, int16_t* columns, Sink sink) {
     const int16_t *minus[LONGEST_REACH + 1], *plus[LONGEST_REACH + 1];
@@ -86,7 +88,7 @@ inline void blur(const int16_t* plane, int size, int stride, const Kernel& kerne
                 minus[i] = column - i;
                 plus[i] = column + i;
             }
-            weigh_column(minus, plus, kernel, stride, [=](int y, V sum) { sink(3 * x + c, y, sum); });
+            weigh_column(minus, plus, kernel, stride, [=](int y, V sum) { sink(x, c, y, sum); });
         }
     }
 }

@@ -10,6 +10,13 @@ constexpr int FULL = 255 << 4;
 
 inline V clamp(V a) { return smaller(larger(a, fill(0)), fill(FULL)); }
 
+// Grey levels times 2^4 to grey levels, halves to even: one value in 16 is a half, and rounding those up would brighten
+// all views by 1/32 grey level.
+inline V to_grey(V v) {
+    V odd = sub(right<4>(v), left<1>(right<5>(v)));
+    return right<4>(add(v, add(odd, fill(7))));
+}
+
 // a factor, for |factor| < 8: factor 2^(15 - shift) as int16, after a shift of `a` that leaves it in int16.
 struct Scale {
     V factor;

@@ -2,16 +2,15 @@
 #pragma once
 #include <string.h>
 
+#include "clock.h"
 #include "reduce.h"
 #include "taps.h"
 
 namespace {
 
 constexpr int ROUND_6 = 1 << 5;
-constexpr int TILE = 512;            // samples
+constexpr int TILE = 512;               // samples
 constexpr int TILE_STRIDE = TILE + 32;  // not a power of two: rows must not fall on the same cache lines
-
-inline double now();  // seconds, render.h
 
 // Pointers to the window's rows, then `more` that repeat the last. The vector loops read up to `padded` bytes of each;
 // rows that would end beyond the picture are copied.
@@ -46,8 +45,8 @@ struct Ahead {  // walks over the cache lines of rows that will be needed
 };
 
 // Calls sink(x, y, V[CHANNELS], valid) for every output column x and block of W rows from y on, of which the first
-// `valid` are real. Values are grey levels times 2^6, not yet clamped; the fixed-point weights leave
-// an error below 0.05 grey levels.
+// `valid` are real. Values are grey levels times 2^6, not yet clamped; the fixed-point weights leave an error
+// below 0.05 grey levels.
 template <int CHANNELS, class Sink>
 inline bool resample(Scratch* scratch, Window window, const Taps& down, const Taps& across, int size, bool flip,
                      double* seconds, Sink sink) {
@@ -55,9 +54,9 @@ inline bool resample(Scratch* scratch, Window window, const Taps& down, const Ta
     const uint8_t** rows = window_rows(scratch, window, CHANNELS, padded, down.count);
     int16_t* stripe = (int16_t*)relic_scratch(scratch, STRIPE, (size_t)(padded + across.count * CHANNELS) * W * sizeof(int16_t));
     if (!rows || !stripe) return false;
+    Clock clock(seconds);
     alignas(64) int16_t tile[W * TILE_STRIDE];  // stays in the first-level cache between the two directions
     for (int y = 0; y < size; y += W) {
-        double start = seconds ? now() : 0;
         const int valid = size - y < W ? size - y : W;
         if (valid < W) memset(tile, 0, sizeof tile);
         for (int left = 0; left < padded; left += TILE) {
@@ -70,7 +69,7 @@ inline bool resample(Scratch* scratch, Window window, const Taps& down, const Ta
                 transpose8(tile + at / (2 * W) * (2 * W) + at / 8 % 2 * W + at % (2 * W) / 16 * 8, TILE_STRIDE,
                            stripe + (left + at) * W);
         }
-        double middle = seconds ? now() : 0;
+        clock.charge(VERTICAL);
         // The next block's rows come from memory while this block is weighed across: a share of their lines per column.
         const int next = y + 2 * W < size ? y + 2 * W : size;
         Ahead ahead = {rows + down.first[y + valid - 1] + down.count, rows + down.first[next - 1] + down.count, 0};
@@ -87,10 +86,7 @@ inline bool resample(Scratch* scratch, Window window, const Taps& down, const Ta
             }
             sink(flip ? size - 1 - x : x, y, sums, valid);
         }
-        if (seconds) {
-            seconds[VERTICAL] += middle - start;
-            seconds[HORIZONTAL] += now() - middle;
-        }
+        clock.charge(HORIZONTAL);
     }
     return true;
 }

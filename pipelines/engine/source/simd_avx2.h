@@ -82,23 +82,13 @@ inline V rows_of(const int16_t* p, ptrdiff_t stride) {
     V v = _mm256_castsi128_si256(_mm_loadu_si128((const __m128i*)p));
     return _mm256_inserti128_si256(v, _mm_loadu_si128((const __m128i*)(p + 8 * stride)), 1);
 }
-inline void transpose8(const int16_t* in, ptrdiff_t stride, int16_t* out) {
-    V a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = rows_of(in + i * stride, stride);
-    for (int i = 0; i < 4; i++) {
-        b[2 * i] = _mm256_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm256_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
-            a[4 * i + 2 * j] = _mm256_unpacklo_epi32(b[4 * i + j], b[4 * i + j + 2]);
-            a[4 * i + 2 * j + 1] = _mm256_unpackhi_epi32(b[4 * i + j], b[4 * i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {
-        store(out + 2 * i * W, _mm256_unpacklo_epi64(a[i], a[i + 4]));
-        store(out + (2 * i + 1) * W, _mm256_unpackhi_epi64(a[i], a[i + 4]));
-    }
-}
+
+inline V low16(V a, V b) { return _mm256_unpacklo_epi16(a, b); }
+inline V high16(V a, V b) { return _mm256_unpackhi_epi16(a, b); }
+inline V low32(V a, V b) { return _mm256_unpacklo_epi32(a, b); }
+inline V high32(V a, V b) { return _mm256_unpackhi_epi32(a, b); }
+inline V low64(V a, V b) { return _mm256_unpacklo_epi64(a, b); }
+inline V high64(V a, V b) { return _mm256_unpackhi_epi64(a, b); }
 
 inline __m256 normalised(const uint8_t* in, const float* scale, const float* shift) {
     __m256 value = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)in)));
@@ -119,3 +109,5 @@ inline void stream16(uint16_t* out, const uint8_t* in, const float* scale, const
 }
 
 }  // namespace
+
+#include "transpose_x86.h"

@@ -80,30 +80,20 @@ inline void weigh_rows(const uint8_t* const* rows, const int16_t* weights, int p
     store(out + W, _mm512_packs_epi32(_mm512_srai_epi32(s2, 8), _mm512_srai_epi32(s3, 8)));
 }
 
-// Eight samples of W rows, from row-major to column-major: out[i][row] = in[row][i].
 inline V rows_of(const int16_t* p, ptrdiff_t stride) {  // lane j: eight samples of row 8 j
     V v = _mm512_castsi128_si512(_mm_loadu_si128((const __m128i*)p));
     v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 8 * stride)), 1);
     v = _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 16 * stride)), 2);
     return _mm512_inserti32x4(v, _mm_loadu_si128((const __m128i*)(p + 24 * stride)), 3);
 }
-inline void transpose8(const int16_t* in, ptrdiff_t stride, int16_t* out) {
-    V a[8], b[8];
-    for (int i = 0; i < 8; i++) a[i] = rows_of(in + i * stride, stride);
-    for (int i = 0; i < 4; i++) {
-        b[2 * i] = _mm512_unpacklo_epi16(a[2 * i], a[2 * i + 1]);
-        b[2 * i + 1] = _mm512_unpackhi_epi16(a[2 * i], a[2 * i + 1]);
-    }
-    for (int i = 0; i < 2; i++)
-        for (int j = 0; j < 2; j++) {
-            a[4 * i + 2 * j] = _mm512_unpacklo_epi32(b[4 * i + j], b[4 * i + j + 2]);
-            a[4 * i + 2 * j + 1] = _mm512_unpackhi_epi32(b[4 * i + j], b[4 * i + j + 2]);
-        }
-    for (int i = 0; i < 4; i++) {
-        store(out + 2 * i * W, _mm512_unpacklo_epi64(a[i], a[i + 4]));
-        store(out + (2 * i + 1) * W, _mm512_unpackhi_epi64(a[i], a[i + 4]));
-    }
-}
+
+// Interleave the lower or upper halves of every 128-bit lane, in units of so many bits.
+inline V low16(V a, V b) { return _mm512_unpacklo_epi16(a, b); }
+inline V high16(V a, V b) { return _mm512_unpackhi_epi16(a, b); }
+inline V low32(V a, V b) { return _mm512_unpacklo_epi32(a, b); }
+inline V high32(V a, V b) { return _mm512_unpackhi_epi32(a, b); }
+inline V low64(V a, V b) { return _mm512_unpacklo_epi64(a, b); }
+inline V high64(V a, V b) { return _mm512_unpackhi_epi64(a, b); }
 
 // 16 samples, normalised, past the caches; `out` is aligned to what is written.
 inline __m512 normalised(const uint8_t* in, const float* scale, const float* shift) {
@@ -121,3 +111,5 @@ inline void stream16(uint16_t* out, const uint8_t* in, const float* scale, const
 }
 
 }  // namespace
+
+#include "transpose_x86.h"

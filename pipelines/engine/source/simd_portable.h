@@ -4,6 +4,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "put.h"
+
 namespace {
 
 constexpr int W = 8;
@@ -74,6 +76,7 @@ inline void weigh_rows(const uint8_t* const* rows, const int16_t* weights, int p
     for (int i = 0; i < 2 * W; i++) out[i] = (int16_t)(sums[i] >> 8);
 }
 
+// out[i][row] = in[row][i] for eight samples of W rows.
 inline void transpose8(const int16_t* in, ptrdiff_t stride, int16_t* out) {
     for (int i = 0; i < 8; i++)
         for (int row = 0; row < W; row++) out[i * W + row] = in[row * stride + i];
@@ -87,8 +90,6 @@ inline void transpose_bytes(const uint8_t* in, ptrdiff_t stride, uint8_t* out, p
 inline void stream(void* to, const void* from, size_t bytes) { memcpy(to, from, bytes); }
 inline void end_streams() {}
 
-inline void put(float* out, float value);  // render.h
-inline void put(uint16_t* out, float value);
 template <class T> inline void stream16(T* out, const uint8_t* in, const float* scale, const float* shift) {
     for (int i = 0; i < 16; i++) put(out + i, in[i] * scale[i] + shift[i]);
 }
