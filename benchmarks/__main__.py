@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-import os
 import sys
 
-from relic.flags import FAILED, OK, WRONG_USE, one_line, parse
+from relic.flags import OK, WRONG_USE, run
 
 PROG = "python -m benchmarks"
 COMMANDS = {
@@ -36,20 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{PROG}: error: no command {name!r}: {hint}", file=sys.stderr)
         return WRONG_USE
     function = getattr(importlib.import_module(f"benchmarks.{COMMANDS[name][0]}"), name)
-    bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
-    status, bound = parse(bind, rest, prog=f"{PROG} {name}")
-    if bound is None:
-        return status
-    try:
-        return bound()
-    except (ValueError, OSError) as error:
-        if os.environ.get("RELIC_DEBUG"):
-            raise
-        print(f"{PROG} {name}: error: {one_line(str(error))}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"{PROG} {name}: interrupted", file=sys.stderr)
-        return 130
+    return run(function, rest, prog=f"{PROG} {name}")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,34 @@ class ImageByImage:
 
     def _one(self, slot: int, index: int) -> dict[str, float]:
         return self._fill(index, [buffer[slot] for buffer in self._buffers])
+
+
+def view_by_view(
+    work: Work,
+    decode: Callable[[int], Any],
+    make: Callable[[Any, np.void, int], Any],
+    buffers: list[Any],
+    *,
+    note: str = "",
+) -> ImageByImage:
+    """Return the `Provider` of a library that decodes an image and then makes each view by itself.
+
+    Args:
+        work: what is to be made.
+        decode: decode(index) -> image.
+        make: make(image, row, size) -> the finished view, as a buffer holds it.
+        buffers, note: as `ImageByImage`.
+    """
+
+    def fill(index: int, outputs: list[Any]) -> dict[str, float]:
+        start = time.perf_counter()
+        image = decode(index)
+        decoded = time.perf_counter()
+        for row, size, output in zip(work.rows[index], work.sizes, outputs, strict=True):
+            output[...] = make(image, row, size)
+        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
+
+    return ImageByImage(work, fill, buffers, note=note)
 
 
 def array_buffers(work: Work) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -114,7 +114,7 @@ class TableLoader:
             while waiting or pending:
                 while waiting and len(pending) < self.prefetch:
                     pending.append(self._submit(waiting.popleft()))
-                self._count("occupancy", sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
+                self._count(occupancy=sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
                 batch = self._deliver(pending[0])  # stays in the queue: if it fails, the rest of it is cancelled too
                 pending.popleft()
                 self.position.advance()
@@ -201,20 +201,20 @@ class TableLoader:
             return batch
         start = time.perf_counter()
         batch = photometric.finish(batch, pending.rows, self.recipe)
-        self._count("photometric", time.perf_counter() - start)
+        self._count(photometric=time.perf_counter() - start)
         return batch
 
     def _wait(self, pending: _Pending) -> None:
-        start = time.perf_counter()
+        start, spent = time.perf_counter(), defaultdict[str, float](float)
         for future in pending.futures:
             for stage, seconds in future.result().items():
-                self._count(stage, seconds)
-        self._count("wait", time.perf_counter() - start)
-        self._count("batches", 1)
+                spent[stage] += seconds
+        self._count(wait=time.perf_counter() - start, batches=1, **spent)
 
-    def _count(self, name: str, value: float) -> None:
+    def _count(self, **values: float) -> None:
         with self._stats_lock:
-            self._stats[name] = self._stats.get(name, 0.0) + value
+            for name, value in values.items():
+                self._stats[name] = self._stats.get(name, 0.0) + value
 
 
 def _as_numpy(view: torch.Tensor) -> np.ndarray:

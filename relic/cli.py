@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import functools
 import importlib
-import os
 import sys
-from collections.abc import Callable
-from typing import Any
 
 from relic import __version__
-from relic.flags import FAILED, OK, WRONG_USE, one_line, parse
+from relic.flags import OK, WRONG_USE, run
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data convert": ("data:convert", "folder, tars or zip of JPEGs to a beton; resumable, parallel, verified"),
@@ -42,29 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command is None:
         return _unknown(arguments)
     module, function = COMMANDS[command][0].split(":")
-    try:
-        return _call(getattr(importlib.import_module(f"relic.commands.{module}"), function), command, arguments)
-    except BrokenPipeError:  # the reader (head, less) has seen enough
-        sys.stderr.close()
-        return OK
-    except (ValueError, OSError) as error:
-        if os.environ.get("RELIC_DEBUG"):
-            raise
-        print(f"relic {command}: error: {one_line(str(error))}", file=sys.stderr)
-        return FAILED
-    except KeyboardInterrupt:
-        print(f"relic {command}: interrupted", file=sys.stderr)
-        return 130
-
-
-def _call(function: Callable[..., Any], command: str, arguments: list[str]) -> int:
     rest = arguments[len(command.split()) :]
-    if getattr(function, "parses_arguments", False):
-        return function(rest) or OK
-    # tyro only binds the flags; the command runs outside of it, so that its own errors and stderr stay untouched.
-    bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
-    status, bound = parse(bind, rest, prog=f"relic {command}")
-    return status if bound is None else bound() or OK
+    return run(getattr(importlib.import_module(f"relic.commands.{module}"), function), rest, prog=f"relic {command}")
 
 
 def _unknown(arguments: list[str]) -> int:

@@ -4,13 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import functools
 import io
+import os
 import re
 import sys
 from collections.abc import Callable
 from typing import Any
 
 OK, FAILED, WRONG_USE = 0, 1, 2
+
+
+def run(function: Callable[..., int | None], arguments: list[str], *, prog: str) -> int:
+    """Call a command with its flags; errors become one line, and the exit code is returned.
+
+    A function with the attribute `parses_arguments` gets the flags as they are.
+    """
+    try:
+        if getattr(function, "parses_arguments", False):
+            return function(arguments) or OK
+        # tyro only binds the flags; the command runs outside of it, so that its own errors and stderr stay untouched.
+        bind = functools.wraps(function)(lambda *given, **named: functools.partial(function, *given, **named))
+        status, bound = parse(bind, arguments, prog=prog)
+        return status if bound is None else bound() or OK
+    except BrokenPipeError:  # the reader (head, less) has seen enough
+        sys.stderr.close()
+        return OK
+    except (ValueError, OSError) as error:
+        if os.environ.get("RELIC_DEBUG"):
+            raise
+        print(f"{prog}: error: {one_line(str(error))}", file=sys.stderr)
+        return FAILED
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted", file=sys.stderr)
+        return 130
 
 
 def parse(target: Callable[..., Any], arguments: list[str], *, prog: str, default: Any = None) -> tuple[int, Any]:

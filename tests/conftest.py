@@ -12,10 +12,19 @@ from hypothesis import settings
 from PIL import Image
 
 ROOT = Path(__file__).parent.parent
-EXTRA_MODULES = {"ffcv": "ffcv", "dali": "nvidia.dali"}
+EXTRA_MODULES = {
+    "ffcv": "ffcv",
+    "dali": "nvidia.dali",
+    "albumentations": "albumentations",
+    "kornia": "kornia",
+    "lightly": "lightly",
+    "engine": "pipelines.engine.native",
+}
+"""Name in the marker `extra` -> what must import."""
 
 # Stock FFCV runs numba's parallel loops, and numba's TBB layer can wait for ever when the process exits (docs/ffcv.md).
 os.environ.setdefault("NUMBA_THREADING_LAYER", "omp")
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask PyPI for its newest version when it is imported
 
 # A busy machine is no failure: examples may take as long as they take.
 settings.register_profile("relic", deadline=None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import cv2
@@ -12,7 +11,7 @@ from albumentations.augmentations.blur.functional import create_gaussian_kernel_
 from albumentations.augmentations.geometric.functional import hflip, resize
 from albumentations.augmentations.pixel import functional
 
-from benchmarks.image_by_image import ImageByImage, array_buffers
+from benchmarks.image_by_image import ImageByImage, array_buffers, view_by_view
 from benchmarks.rows import box, jitter_steps
 from benchmarks.work import Work
 from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
@@ -34,15 +33,13 @@ def prepare(work: Work) -> ImageByImage:
     cv2.setNumThreads(1)  # threads work on images
     jpegs = [np.frombuffer(jpeg, np.uint8) for jpeg in work.jpegs]
 
-    def fill(index: int, outputs: list[np.ndarray]) -> dict[str, float]:
-        start = time.perf_counter()
-        image = cv2.imdecode(jpegs[index], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-        decoded = time.perf_counter()
-        for row, output in zip(work.rows[index], outputs, strict=True):
-            output[...] = normalize(_view(image, row, output.shape[0]), MEAN, FACTOR)
-        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
+    def decode(index: int) -> np.ndarray:
+        return cv2.imdecode(jpegs[index], cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
-    return ImageByImage(work, fill, array_buffers(work), note=NOTE)
+    def make(image: np.ndarray, row: np.void, size: int) -> np.ndarray:
+        return normalize(_view(image, row, size), MEAN, FACTOR)
+
+    return view_by_view(work, decode, make, array_buffers(work), note=NOTE)
 
 
 def _view(image: np.ndarray, row: np.void, size: int) -> np.ndarray:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from typing import Any
 
 import numpy as np
@@ -18,9 +17,9 @@ from kornia.enhance import (
 )
 from kornia.filters import gaussian_blur2d
 from kornia.geometry import hflip, resize
-from torchvision.io import ImageReadMode, decode_jpeg
 
-from benchmarks.image_by_image import ImageByImage, tensor_buffers
+from benchmarks.image_by_image import ImageByImage, tensor_buffers, view_by_view
+from benchmarks.providers.torchvision_v2 import tensor_decoder
 from benchmarks.rows import box, jitter_steps
 from benchmarks.work import Work
 from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
@@ -40,18 +39,11 @@ NOTE = "torchvision decodes; kornia antialiases by a blur before its bicubic"
 def prepare(work: Work) -> ImageByImage:
     """Make normalised float32 views."""
     torch.set_num_threads(1)  # threads work on images
-    jpegs = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in work.jpegs]
 
-    def fill(index: int, outputs: list[torch.Tensor]) -> dict[str, float]:
-        start = time.perf_counter()
-        image = decode_jpeg(jpegs[index], mode=ImageReadMode.RGB)
-        decoded = time.perf_counter()
-        for row, output in zip(work.rows[index], outputs, strict=True):
-            view = _view(image, row, output.shape[-1], work.recipe.interpolation)
-            output[...] = normalize(view, MEAN, STD)[0]
-        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
+    def make(image: torch.Tensor, row: np.void, size: int) -> torch.Tensor:
+        return normalize(_view(image, row, size, work.recipe.interpolation), MEAN, STD)[0]
 
-    return ImageByImage(work, fill, tensor_buffers(work), note=NOTE)
+    return view_by_view(work, tensor_decoder(work), make, tensor_buffers(work), note=NOTE)
 
 
 def _view(image: torch.Tensor, row: np.void, size: int, interpolation: str) -> torch.Tensor:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import io
-import time
 
 import numpy as np
 import torch
 from PIL import Image
 
-from benchmarks.image_by_image import ImageByImage, array_buffers
+from benchmarks.image_by_image import ImageByImage, array_buffers, view_by_view
 from benchmarks.work import Work
 from pipelines.backends.reference import render_view
 
@@ -18,15 +17,10 @@ def prepare(work: Work) -> ImageByImage:
     """Render row by row."""
     torch.set_num_threads(1)
 
-    def fill(index: int, outputs: list[np.ndarray]) -> dict[str, float]:
-        start = time.perf_counter()
-        image = decoded_by_pillow(work.jpegs[index])
-        decoded = time.perf_counter()
-        for row, output in zip(work.rows[index], outputs, strict=True):
-            output[...] = render_view(image, row, output.shape[0], work.recipe).numpy()
-        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
+    def make(image: torch.Tensor, row: np.void, size: int) -> np.ndarray:
+        return render_view(image, row, size, work.recipe).numpy()
 
-    return ImageByImage(work, fill, array_buffers(work))
+    return view_by_view(work, lambda index: decoded_by_pillow(work.jpegs[index]), make, array_buffers(work))
 
 
 def decoded_by_pillow(jpeg: bytes) -> torch.Tensor:

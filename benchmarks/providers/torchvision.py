@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,7 @@ import torch
 from PIL import Image
 from torchvision.transforms import InterpolationMode, functional
 
-from benchmarks.image_by_image import ImageByImage, tensor_buffers
+from benchmarks.image_by_image import ImageByImage, tensor_buffers, view_by_view
 from benchmarks.rows import box, jitter_steps
 from benchmarks.work import Work
 from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
@@ -33,17 +32,16 @@ def prepare(work: Work) -> ImageByImage:
     """Make normalised float32 views with Pillow's operations behind torchvision's functions."""
     torch.set_num_threads(1)  # threads work on images
 
-    def fill(index: int, outputs: list[torch.Tensor]) -> dict[str, float]:
-        start = time.perf_counter()
-        image = Image.open(io.BytesIO(work.jpegs[index])).convert("RGB")
-        decoded = time.perf_counter()
-        for row, output in zip(work.rows[index], outputs, strict=True):
-            view = make_view(functional, image, row, output.shape[-1], INTERPOLATIONS[work.recipe.interpolation])
-            view = functional.to_tensor(view)
-            output[...] = functional.normalize(view, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
-        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
+    interpolation = INTERPOLATIONS[work.recipe.interpolation]
 
-    return ImageByImage(work, fill, tensor_buffers(work), note=NOTE)
+    def make(image: Image.Image, row: np.void, size: int) -> torch.Tensor:
+        view = functional.to_tensor(make_view(functional, image, row, size, interpolation))
+        return functional.normalize(view, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
+
+    def decode(index: int) -> Image.Image:
+        return Image.open(io.BytesIO(work.jpegs[index])).convert("RGB")
+
+    return view_by_view(work, decode, make, tensor_buffers(work), note=NOTE)
 
 
 def make_view(functions: Any, image: Any, row: np.void, size: int, interpolation: InterpolationMode) -> Any:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 
+import numpy as np
 import torch
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms.v2 import functional
 
-from benchmarks.image_by_image import ImageByImage, tensor_buffers
+from benchmarks.image_by_image import ImageByImage, tensor_buffers, view_by_view
 from benchmarks.providers.torchvision import INTERPOLATIONS, NOTE, make_view
 from benchmarks.work import Work
 from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
@@ -17,16 +18,17 @@ from pipelines.config import IMAGENET_MEAN, IMAGENET_STD
 def prepare(work: Work) -> ImageByImage:
     """Make normalised float32 views."""
     torch.set_num_threads(1)  # threads work on images
+    interpolation = INTERPOLATIONS[work.recipe.interpolation]
+
+    def make(image: torch.Tensor, row: np.void, size: int) -> torch.Tensor:
+        view = make_view(functional, image, row, size, interpolation)
+        view = functional.to_dtype(view, torch.float32, scale=True)
+        return functional.normalize(view, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
+
+    return view_by_view(work, tensor_decoder(work), make, tensor_buffers(work), note=NOTE)
+
+
+def tensor_decoder(work: Work) -> Callable[[int], torch.Tensor]:
+    """Return decode(index) -> uint8 [3, H, W], by torchvision."""
     jpegs = [torch.frombuffer(bytearray(jpeg), dtype=torch.uint8) for jpeg in work.jpegs]
-
-    def fill(index: int, outputs: list[torch.Tensor]) -> dict[str, float]:
-        start = time.perf_counter()
-        image = decode_jpeg(jpegs[index], mode=ImageReadMode.RGB)
-        decoded = time.perf_counter()
-        for row, output in zip(work.rows[index], outputs, strict=True):
-            view = make_view(functional, image, row, output.shape[-1], INTERPOLATIONS[work.recipe.interpolation])
-            view = functional.to_dtype(view, torch.float32, scale=True)
-            output[...] = functional.normalize(view, list(IMAGENET_MEAN), list(IMAGENET_STD), inplace=True)
-        return {"decode": decoded - start, "views": time.perf_counter() - decoded}
-
-    return ImageByImage(work, fill, tensor_buffers(work), note=NOTE)
+    return lambda index: decode_jpeg(jpegs[index], mode=ImageReadMode.RGB)

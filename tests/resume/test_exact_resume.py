@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import relic.train
+from pipelines import photometric
 from pipelines.config import BackgroundConfig, CropConfig, ViewsConfig
 from relic import checkpoint
 from relic.config import CheckpointConfig, LoaderConfig, LogConfig, ModelConfig, OptimConfig, RunConfig
@@ -79,10 +80,19 @@ def assert_same_bits(left: object, right: object, where: str = "checkpoint") -> 
         assert left == right, where
 
 
-@pytest.mark.parametrize("backend", ["fused", "reference"])
-@pytest.mark.parametrize("optimizer", ["lars", "adamw"])
-def test_seven_plus_thirteen_steps_equal_twenty(backend, optimizer, tmp_path, tiny_beton, tiny_masks, monkeypatch):
-    overrides = {"loader": LoaderConfig(backend=backend), "optim": OptimConfig(name=optimizer, warmup="2st")}
+@pytest.mark.parametrize(
+    ("loader", "optimizer"),
+    [
+        (LoaderConfig(), "lars"),
+        (LoaderConfig(), "adamw"),
+        (LoaderConfig(backend="reference"), "lars"),
+        (LoaderConfig(backend="reference"), "adamw"),
+        (LoaderConfig(photometric="device"), "lars"),
+    ],
+    ids=["fused-lars", "fused-adamw", "reference-lars", "reference-adamw", "device-lars"],
+)
+def test_seven_plus_thirteen_steps_equal_twenty(loader, optimizer, tmp_path, tiny_beton, tiny_masks, monkeypatch):
+    overrides = {"loader": loader, "optim": OptimConfig(name=optimizer, warmup="2st")}
     straight = train(small_run(tmp_path / "straight", tiny_beton, tiny_masks, **overrides))
     broken = small_run(tmp_path / "broken", tiny_beton, tiny_masks, **overrides)
     with monkeypatch.context() as patch:
@@ -98,6 +108,17 @@ def test_seven_plus_thirteen_steps_equal_twenty(backend, optimizer, tmp_path, ti
         saved["config"].pop("runs")
     assert_same_bits(left, right)
     assert metrics_of(straight) == metrics_of(resumed)
+
+
+def test_a_run_may_leave_the_photometric_half_to_the_device(tmp_path, tiny_beton, tiny_masks, monkeypatch):
+    finished = []
+    real = photometric.finish
+    monkeypatch.setattr(photometric, "finish", lambda *given: finished.append(1) or real(*given))
+    loader = LoaderConfig(photometric="device")
+    train(small_run(tmp_path / "device", tiny_beton, tiny_masks, duration="2st", loader=loader))
+    assert len(finished) == 2
+    train(small_run(tmp_path / "host", tiny_beton, tiny_masks, duration="2st"))
+    assert len(finished) == 2
 
 
 def test_another_seed_gives_other_bits(tmp_path, tiny_beton, tiny_masks):

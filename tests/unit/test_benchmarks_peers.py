@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
@@ -47,13 +46,9 @@ def prepared(name: str, **photometric: Any) -> tuple[Work, Provider]:
     jpegs = [encoded(height, width, seed, quality=92) for seed, (height, width) in enumerate(SIZES)]
     rows = draw_rows(recipe, 0, SIZES)
     work = Work(jpegs=jpegs, recipe=recipe, rows=rows, seed=0, threads=1, output="float32", batch_size=2)
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask PyPI
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs, when they are imported
-        try:
-            module = importlib.import_module(f"benchmarks.providers.{PROVIDERS[name].module}")
-        except ImportError as error:
-            pytest.skip(f"{name}: {error}; {PROVIDERS[name].mend}")
+        module = importlib.import_module(f"benchmarks.providers.{PROVIDERS[name].module}")
         return work, module.prepare(work)
 
 
@@ -65,24 +60,32 @@ def measured(name: str, **photometric: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("name", ALL_OPERATIONS)
+OPTIONAL = ("albumentations", "kornia")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.extra(n)) if n in OPTIONAL else n for n in ALL_OPERATIONS]
+)
 def test_views_are_those_of_the_rows(name):
     found = measured(name)
     assert found["mean_abs_error"] < ALL_OPERATIONS[name]
     assert found["worst_mean_abs_error"] < 2 * ALL_OPERATIONS[name]
 
 
+@pytest.mark.extra("dali")
 def test_dali_makes_the_same_views_but_for_its_colour_matrix():
     found = measured("dali-cpu", jitter_chance=0.0, grayscale=0.5, blur=(0.5, 0.5), solarize=(0.3, 0.3))
     assert found["mean_abs_error"] < 0.5
     assert found["worst_mean_abs_error"] < 1.0
 
 
+@pytest.mark.extra("dali")
 def test_dali_jitters_brightness_and_saturation_as_the_rows_say():
     found = measured("dali-cpu", contrast=0.0, hue=0.0, brightness=0.2)
     assert found["mean_abs_error"] < 1.5
 
 
+@pytest.mark.extra("lightly")
 def test_lightly_draws_its_own_numbers():
     work, provider = prepared("lightly")
     assert provider.run(range(len(SIZES))).keys() == {"decode", "views"}
