@@ -32,7 +32,7 @@ class Series:
     """What the line's slope is made of."""
     x: list[float] = field(default_factory=list)
     milliseconds: list[float] = field(default_factory=list)
-    """Per image, median over the repeats; without decoding."""
+    """Per image, median over the rounds; without decoding."""
 
     def line(self) -> tuple[float, float, float]:
         """Return slope, intercept and R² of the least-squares line."""
@@ -45,7 +45,7 @@ class Series:
 
 
 def growth(
-    images: Path, out: Path = Path("growth.png"), limit: int = 24, repeats: int = 5, json: str | None = None
+    images: Path, out: Path = Path("growth.png"), limit: int = 24, repeats: int = 15, json: str | None = None
 ) -> int:
     """Measure one thread of the fused engine, decoding not included, and draw four plots.
 
@@ -53,7 +53,7 @@ def growth(
         images: Folder with JPEG files; they are resized to squares.
         out: PNG file to write.
         limit: Most images, evenly spaced in the sorted list.
-        repeats: Passes over the images per point; the median counts.
+        repeats: Rounds over all points of a plot; the median counts.
         json: File for the records, - for standard output.
     """
     from benchmarks import machine, records
@@ -89,8 +89,8 @@ def _pictures(folder: Path, limit: int) -> list[np.ndarray]:
     return [cv2.resize(jpeg.decode(file, largest), (side, side), interpolation=cv2.INTER_CUBIC) for file in files]
 
 
-def _milliseconds(pictures: list[np.ndarray], recipe: ViewsConfig, repeats: int) -> float:
-    """Return the median over passes of the time per image."""
+def _pass(pictures: list[np.ndarray], recipe: ViewsConfig) -> Callable[[], float]:
+    """Return a function that renders all pictures once and returns the milliseconds per image."""
     import numpy as np
 
     from benchmarks.work import draw_rows
@@ -101,22 +101,27 @@ def _milliseconds(pictures: list[np.ndarray], recipe: ViewsConfig, repeats: int)
     sizes = [recipe.large.size] * recipe.large.count + [recipe.small.size] * recipe.small.count
     outputs = [np.zeros((size, size, 3), np.uint8) for size in sizes]
     name, settings = engine.chosen(), settings_of(recipe)
-    passes = []
-    for _ in range(repeats + 1):  # the first warms up
+
+    def run() -> float:
         start = time.perf_counter()
         for picture, row in zip(pictures, rows, strict=True):
             engine.render(name, picture, row, outputs, settings)
-        passes.append((time.perf_counter() - start) / len(pictures) * 1000)
-    return statistics.median(passes[1:])
+        return (time.perf_counter() - start) / len(pictures) * 1000
+
+    return run
 
 
 def _grow(
     series: Series, values: Any, of: Callable[[Any], tuple[float, list[np.ndarray], ViewsConfig]], repeats: int
 ) -> Series:
+    """Measure all points in rounds, so that a busy machine's noise hits all alike; the first round warms up."""
+    passes = []
     for value in values:
         x, pictures, recipe = of(value)
         series.x.append(x)
-        series.milliseconds.append(_milliseconds(pictures, recipe, repeats))
+        passes.append(_pass(pictures, recipe))
+    rounds = [[run() for run in passes] for _ in range(repeats + 1)][1:]
+    series.milliseconds = [statistics.median(point) for point in zip(*rounds, strict=True)]
     return series
 
 
@@ -158,7 +163,9 @@ def _view_side(pictures: list[np.ndarray], repeats: int) -> Series:
 
 
 def _blur(pictures: list[np.ndarray], repeats: int) -> Series:
-    series = Series(name="blur", unit="pixel of sigma", expected="taps grow with sigma; from 0 to 0.3 the blur begins")
+    series = Series(
+        name="blur", unit="pixel of sigma", expected="taps grow with sigma, in steps: whole pixels on either side"
+    )
     small = _at(pictures, 384)
 
     def of(sigma: float) -> tuple[float, list[np.ndarray], ViewsConfig]:

@@ -46,13 +46,13 @@ def test_what_is_varied_is_what_is_rendered(folder: Path, monkeypatch: pytest.Mo
     arguments = ["--images", str(folder / "jpegs"), "--out", str(out), "--repeats", "1", "--json", str(records)]
     assert main(["growth", *arguments]) == 0
     assert out.stat().st_size > 10_000
-    # Four series of two points, each a pass to warm up and one that counts, over two images.
-    points = [calls[first : first + 4] for first in range(0, 32, 4)]
+    # Four series of two rounds, the first of which warms up: in each two points, each over two images.
     assert len(calls) == 32
-    assert [{call[0] for call in point} for point in points[:2]] == [{30}, {50}]
-    assert [{call[1] for call in point} for point in points[2:4]] == [{1}, {3}]
-    assert [{call[2] for call in point} for point in points[4:6]] == [{20}, {40}]
-    assert [set.union(*(call[3] for call in point)) for point in points[6:]] == [{0.0}, {np.float32(1.5)}]
+    points = [calls[first : first + 2] for first in range(0, 32, 2)]
+    assert [{call[0] for call in point} for point in points[:4]] == [{30}, {50}] * 2
+    assert [{call[1] for call in point} for point in points[4:8]] == [{1}, {3}] * 2
+    assert [{call[2] for call in point} for point in points[8:12]] == [{20}, {40}] * 2
+    assert [set.union(*(call[3] for call in point)) for point in points[12:]] == [{0.0}, {np.float32(1.5)}] * 2
     written = json.loads(records.read_text())
     assert [record["benchmark"] for record in written] == [f"growth, {n}" for n in ("image", "views", "side", "blur")]
     assert written[3]["x"] == [0.0, 1.5]
