@@ -14,6 +14,9 @@ COMMANDS = {
     "decode": ("views", "bare JPEG decoding, the unit of comparison"),
     "loader": ("loader", "a whole loader: images/s, stages, memory, first batch"),
     "growth": ("growth", "what rendering costs as images, views, their side and the blur grow"),
+    "loss": ("loss", "time and memory of the fused loss and of its reference, and how they grow"),
+    "kernels": ("kernels", "registers and spills of the Triton kernels on GPUs that need not be here"),
+    "scaling": ("scaling", "a step on 8 to 512 GPUs on paper: what bounds it, with every assumption"),
     "compare": ("compare", "two files of records; exit code 1 where a provider became slower"),
     "plot": ("plot", "bar chart of a file of records"),
 }

@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "views": ("views:views", "contact sheet of the views a recipe makes"),
     "pretrain": ("pretrain:pretrain", "pretrain with a recipe"),
     "resume": ("pretrain:resume", "continue a run exactly where it stopped"),
+    "slurm": ("slurm:slurm", "batch script that pretrains with a recipe under Slurm"),
     "evaluate": ("evaluate:evaluate", "kNN and linear evaluation of a run or of weights"),
     "export": ("export:export", "backbone for torchvision, timm or safetensors"),
     "report": ("report:report", "one self-contained HTML file"),

@@ -50,6 +50,9 @@ class ModelConfig:
     """Linear layers per head (4 in ReLIC v1's critic)."""
     predictor: bool = True
     """Whether the online network has a predictor behind its projector."""
+    concatenate_views: bool = False
+    """One forward pass for all views of a size, each normalised by its own statistics: fewer and larger kernels and
+    exchanges between processes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +69,10 @@ class LossConfig:
     """Weight of -log p(positive)."""
     invariance_weight: float = 5.0
     """Weight of KL(p || q)."""
+    negatives_from: Literal["local", "global"] = "local"
+    """Whether negatives come from the images of this process or of all processes (which then exchange outputs)."""
+    fused: bool = True
+    """Use the fused loss; False takes the plain reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +91,11 @@ class OptimConfig:
     """Momentum of LARS and SGD."""
     target_decay: float = 0.996
     """Decay of the target network at the first step; rises to 1 along a cosine."""
+    clip_norm: float | None = None
+    """Largest norm of the gradient of a step; None leaves it as it is."""
+    accumulate: int = 1
+    """Parts that each process's share of a batch is computed in, one after the other, to save memory. The update is
+    that of the whole batch; batch statistics and negatives are those of a part."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +104,20 @@ class CheckpointConfig:
 
     every: str = "1ep"
     """Interval between checkpoints, as a duration."""
+    every_minutes: float = 15.0
+    """A checkpoint is also written when the last is older than this; 0 never does."""
     keep_last: int = 2
     """Newest checkpoints kept."""
     keep_every: str | None = None
     """Checkpoints at multiples of this duration are kept for good (50ep)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistributedConfig:
+    """How processes wait for each other."""
+
+    timeout_seconds: float = 300.0
+    """Longest silence of another process before the run ends with an error; must outlast the slowest health probe."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +164,8 @@ class RunConfig:
     """Where to train; auto takes a GPU where there is one."""
     compile: bool = False
     """Run the networks through torch.compile."""
+    channels_last: bool = True
+    """Keep images and weights in channels-last memory, which convolutions on GPUs and CPUs prefer."""
     views: ViewsConfig = field(default_factory=ViewsConfig)
     """The views of an image."""
     loader: LoaderConfig = field(default_factory=LoaderConfig)
@@ -156,6 +180,8 @@ class RunConfig:
     """When to save and what to keep."""
     log: LogConfig = field(default_factory=LogConfig)
     """What is written while training."""
+    distributed: DistributedConfig = field(default_factory=DistributedConfig)
+    """How processes wait for each other."""
 
 
 def run_directory(config: RunConfig) -> Path:
@@ -241,8 +267,8 @@ def load(path: Path) -> RunConfig:
     return from_dict(RunConfig, values, where=str(path))
 
 
-# What may change between the parts of one run: where it lies and how this machine makes its views.
-_FREE_FIELDS = ("name", "runs", "device", "loader", "log")
+# What may change between the parts of one run: where it lies, how this machine makes its views, what is written when.
+_FREE_FIELDS = ("name", "runs", "device", "loader", "log", "checkpoint", "distributed")
 
 
 def difference(old: RunConfig, new: RunConfig) -> list[str]:

@@ -15,6 +15,9 @@ class Plan:
     num_images: int
     batch_size: int
     local_batch_size: int
+    """Images per step on one process."""
+    micro_batch_size: int
+    """Images of one forward and backward pass on one process."""
     world_size: int
     steps_per_epoch: int
     total_steps: int
@@ -34,6 +37,13 @@ def make_plan(config: RunConfig, *, num_images: int, world_size: int) -> Plan:
     """
     if config.batch_size < 1 or config.batch_size % world_size:
         raise ValueError(f"batch_size={config.batch_size} is no multiple of the {world_size} processes")
+    accumulate, local_batch_size = config.optim.accumulate, config.batch_size // world_size
+    if accumulate < 1 or local_batch_size % accumulate:
+        raise ValueError(f"optim.accumulate={accumulate} does not divide the {local_batch_size} images of a process")
+    if config.optim.clip_norm is not None and not config.optim.clip_norm > 0:
+        raise ValueError(f"optim.clip_norm={config.optim.clip_norm:g} is not positive: leave it out to clip nothing")
+    if not config.distributed.timeout_seconds > 0:
+        raise ValueError(f"distributed.timeout_seconds={config.distributed.timeout_seconds:g} is not positive")
     if config.batch_size > num_images:
         raise ValueError(
             f"batch_size={config.batch_size} is larger than the data set of {num_images} images: lower --batch-size"
@@ -61,7 +71,8 @@ def make_plan(config: RunConfig, *, num_images: int, world_size: int) -> Plan:
     return Plan(
         num_images=num_images,
         batch_size=config.batch_size,
-        local_batch_size=config.batch_size // world_size,
+        local_batch_size=local_batch_size,
+        micro_batch_size=local_batch_size // accumulate,
         world_size=world_size,
         steps_per_epoch=num_images // config.batch_size,
         total_steps=total,

@@ -8,9 +8,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """Return the autocast context of a precision; float32 switches it off."""
+    """Return the autocast context of a precision; only the half ones switch it on."""
     dtype = DTYPES[precision]
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype.itemsize < 4)
 
 
 def gradient_scaler(precision: str, device: torch.device) -> torch.amp.GradScaler:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,27 +14,35 @@ from torch.nn.parallel import DistributedDataParallel
 from relic.config import ModelConfig, RunConfig
 from relic.distributed import World
 from relic.models.backbones import build_backbone
+from relic.models.batch_norm import use_view_batch_norm
 from relic.models.twin import Network, Twin, frozen_running_statistics
+from relic.models.views import run_views
 from relic.optim.groups import build_optimizer
 from relic.precision import gradient_scaler
 
 
-class OnlineViews(nn.Module):
-    """Run the online network on every view, one forward per view, so that batch statistics are per view.
+# The running statistics are the same on all processes already. torch 2.14 renamed the option.
+_BUFFER_OPTIONS = ("forward_sync_buffers", "broadcast_buffers")
+_KNOWN = inspect.signature(DistributedDataParallel).parameters
+_KEEP_BUFFERS: dict[str, Any] = {next(name for name in _BUFFER_OPTIONS if name in _KNOWN): False}
 
-    One module call per step, as DistributedDataParallel needs. Small views leave the running statistics alone: those
-    are for evaluation, on images of the large views' scale.
+
+class OnlineViews(nn.Module):
+    """Run the online network on every view, with batch statistics per view.
+
+    One module call per backward pass, as DistributedDataParallel needs. Small views leave the running statistics
+    alone: those are for evaluation, on images of the large views' scale.
     """
 
-    def __init__(self, network: Network):
+    def __init__(self, network: Network, *, concatenate: bool):
         super().__init__()
-        self.network = network
+        self.network, self.concatenate = network, concatenate
 
     def forward(self, large: list[torch.Tensor], small: list[torch.Tensor]) -> torch.Tensor:
         """Map L large and S small views [B, 3, H, W] to [L + S, B, D]."""
-        outputs = [self.network(view) for view in large]
+        outputs = run_views(self.network, large, concatenate=self.concatenate)
         with frozen_running_statistics(self.network):
-            outputs += [self.network(view) for view in small]
+            outputs += run_views(self.network, small, concatenate=self.concatenate)
         return torch.stack(outputs)
 
 
@@ -49,6 +59,18 @@ class Classifier(nn.Module):
         return self.fc(self.backbone(view))
 
 
+class ClassifierViews(nn.Module):
+    """Run a classifier on every large view; one module call per backward pass."""
+
+    def __init__(self, classifier: Classifier, *, concatenate: bool):
+        super().__init__()
+        self.classifier, self.concatenate = classifier, concatenate
+
+    def forward(self, large: list[torch.Tensor]) -> torch.Tensor:
+        """Map L views [B, 3, H, W] to logits [L, B, num_classes]."""
+        return torch.stack(run_views(self.classifier, large, concatenate=self.concatenate))
+
+
 @dataclass(kw_only=True)
 class TrainState:
     """Everything that a step reads and changes."""
@@ -56,11 +78,26 @@ class TrainState:
     model: Twin | Classifier
     """The parameters, as they are saved."""
     forward: nn.Module
-    """What the step calls: `OnlineViews` of the twin, or the classifier; wrapped for many processes."""
+    """What the step calls: `OnlineViews` or `ClassifierViews`; wrapped for many processes."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     precision: str
-    device: torch.device
+    world: World
+    config: RunConfig
+    trained: list[nn.Parameter] = field(init=False)
+    """The parameters that the optimizer updates."""
+
+    def __post_init__(self) -> None:
+        self.trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the networks are."""
+        return self.world.device
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Return a context in which gradients are added up here only, for all but the last part of a batch."""
+        return self.forward.no_sync() if isinstance(self.forward, DistributedDataParallel) else nullcontext()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and plain values."""
@@ -100,13 +137,13 @@ def build_model(config: RunConfig, num_classes: int) -> Twin | Classifier:
 
 
 def build_state(config: RunConfig, world: World, *, num_classes: int) -> TrainState:
-    """Build networks, optimizer and scaler on this process's device, in channels-last memory."""
+    """Build networks, optimizer and scaler on this process's device."""
     model = build_model(config, num_classes)
-    if world.world_size > 1:
-        if world.device.type == "cpu":
-            raise ValueError("several processes on CPUs cannot share batch statistics yet: run one process or use GPUs")
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    model = model.to(world.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    concatenate = config.model.concatenate_views
+    if world.world_size > 1 or concatenate:
+        use_view_batch_norm(model, world_size=world.world_size)
+    memory = torch.channels_last if config.channels_last else torch.contiguous_format
+    model = model.to(world.device, memory_format=memory)  # pyright: ignore[reportCallIssue]
     trained = model.online if isinstance(model, Twin) else model
     if config.compile:
         trained.compile()
@@ -119,14 +156,23 @@ def build_state(config: RunConfig, world: World, *, num_classes: int) -> TrainSt
         momentum=config.optim.momentum,
         nesterov=config.optim.name == "sgd",
     )
-    forward: nn.Module = OnlineViews(model.online) if isinstance(model, Twin) else model
+    forward: nn.Module
+    if isinstance(model, Twin):
+        forward = OnlineViews(model.online, concatenate=concatenate)
+    else:
+        forward = ClassifierViews(model, concatenate=concatenate)
     if world.world_size > 1:
-        forward = DistributedDataParallel(forward, broadcast_buffers=False, gradient_as_bucket_view=True)
+        # A static graph whose first backward passes exchange nothing fails inside torch's reducer (2.14).
+        is_static = config.optim.accumulate == 1
+        forward = DistributedDataParallel(
+            forward, gradient_as_bucket_view=True, static_graph=is_static, **_KEEP_BUFFERS
+        )
     return TrainState(
         model=model,
         forward=forward,
         optimizer=optimizer,
         scaler=gradient_scaler(config.precision, world.device),
         precision=config.precision,
-        device=world.device,
+        world=world,
+        config=config,
     )

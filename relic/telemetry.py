@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from pipelines.contract import Loader
-from relic.distributed import World
+from relic.distributed import Group, World
 from relic.plan import Plan
 
 VERSIONED = ("relicv2", "torch", "torchvision", "numpy", "numba", "simplejpeg", "opencv-python-headless")
@@ -27,30 +27,56 @@ class Meter:
     The sums are part of the checkpoint, so that a resumed run logs the same averages.
     """
 
-    def __init__(self, plan: Plan, loader: Loader):
-        self._plan, self._loader = plan, loader
-        self._sums: dict[str, torch.Tensor] = {}
+    def __init__(self, plan: Plan, loader: Loader, group: Group):
+        self._plan, self._loader, self._group = plan, loader, group
+        self._device = group.world.device
+        self._names: list[str] = []
+        self._sums: torch.Tensor | None = None
+        self._first_nonfinite = torch.tensor(-1.0, dtype=torch.float64, device=self._device)
         self._count = 0
+        self._every: list[list[float]] = []
         self._restart_clock()
 
-    def add(self, metrics: dict[str, torch.Tensor]) -> None:
-        """Count one step; waits for nothing."""
-        for name, value in metrics.items():
-            total = self._sums.get(name)
-            self._sums[name] = value.double() if total is None else total + value
+    def add(self, step: int, metrics: dict[str, torch.Tensor]) -> None:
+        """Count a step; waits for nothing.
+
+        Args:
+            step: number of the update, from 0.
+            metrics: scalars on the device; `finite` is 0 where the step went wrong.
+        """
+        finite = metrics.pop("finite")
+        unknown = self._first_nonfinite < 0
+        self._first_nonfinite = torch.where(unknown & (finite == 0), float(step), self._first_nonfinite)
+        self._names = list(metrics)
+        values = torch.stack([value.to(torch.float64) for value in metrics.values()])
+        self._sums = values if self._sums is None else self._sums + values
         self._count += 1
 
-    def read(self) -> dict[str, float]:
-        """Return means since the last read and the rates of this process's clock, and start over.
-
-        This is the one place where the loop waits for the device.
-        """
-        record = {name: float(total / self._count) for name, total in self._sums.items()}
-        seconds = time.perf_counter() - self._since
+    def exchange(self) -> None:
+        """Read the sums and gather those of all processes; the one place where the loop waits for the device."""
+        sums = [0.0] * len(self._names) if self._sums is None else self._sums.tolist()
         waited = self._loader.stats().get("wait", 0.0) - self._waited
-        images = self._count_since_start() * self._plan.batch_size
+        self._every = self._group.gather([float(self._first_nonfinite), waited, *sums])
+
+    def first_nonfinite(self) -> int | None:
+        """Return the first step whose loss or gradient was not finite on any process, as of the last exchange."""
+        steps = [int(row[0]) for row in self._every if row[0] >= 0]
+        return min(steps) if steps else None
+
+    def read(self) -> dict[str, float]:
+        """Return means over steps and processes as of the last exchange, the rates since, and start over.
+
+        `data_wait` is the share of the time that the process which waited longest for views waited.
+        """
+        record = {}
+        for column, name in enumerate(self._names, start=2):
+            record[name] = sum(row[column] for row in self._every) / len(self._every) / self._count
+        seconds = time.perf_counter() - self._since
+        waited = max(row[1] for row in self._every)
+        images = (self._count - self._counted) * self._plan.batch_size
         record |= {"images_per_second": images / seconds, "data_wait": min(waited / seconds, 1.0), "seconds": seconds}
-        self._sums, self._count = {}, 0
+        self._sums, self._count = None, 0
+        self._every = [[row[0], 0.0, *[0.0] * len(self._names)] for row in self._every]
         self._restart_clock()
         return record
 
@@ -59,19 +85,18 @@ class Meter:
         return _Pause(self)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sums since the last log."""
-        return {"sums": {name: float(total) for name, total in self._sums.items()}, "count": self._count}
+        """Return the sums since the last log, a row per process, as of the last exchange."""
+        return {"names": self._names, "sums": [row[2:] for row in self._every], "count": self._count}
 
-    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
-        """Continue the sums of a checkpoint."""
-        self._sums = {
-            name: torch.tensor(total, dtype=torch.float64, device=device) for name, total in state["sums"].items()
-        }
-        self._count = state["count"]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue the sums of a checkpoint; of another number of processes, their mean."""
+        self._names, self._count, rows = list(state["names"]), state["count"], state["sums"]
+        if len(rows) == self._group.world.world_size:
+            own = rows[self._group.world.rank]
+        else:
+            own = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+        self._sums = torch.tensor(own, dtype=torch.float64, device=self._device) if self._count else None
         self._restart_clock()
-
-    def _count_since_start(self) -> int:
-        return self._count - self._counted
 
     def _restart_clock(self) -> None:
         self._since = time.perf_counter()

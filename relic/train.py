@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -16,22 +17,26 @@ import torch
 
 from pipelines.beton import Beton
 from pipelines.build import build_loader
-from pipelines.config import evaluation_views
 from pipelines.contract import Batch, Loader
-from relic import checkpoint
+from relic import checkpoint, nonfinite, randomness
 from relic import config as configuration
 from relic.config import RunConfig, run_directory
 from relic.cores import available
-from relic.distributed import World, from_environment, process_group
+from relic.distributed import Group, World, from_environment, process_group
 from relic.evaluate.health import health_warnings, measure
-from relic.losses.negatives import draw_negatives
+from relic.evaluate.probe import probe_views
 from relic.models.twin import Twin
+from relic.peers import Peers, watched
 from relic.plan import Plan, make_plan
+from relic.preempt import Notice, Preempted
 from relic.schedules import learning_rate, target_decay
 from relic.sinks import Sink, open_sinks
 from relic.state import TrainState, build_state
 from relic.step import train_step
 from relic.telemetry import Meter, console_line, duration_text, environment
+
+GO_ON, SAVE, SAVE_AND_STOP = range(3)
+"""What a process may wish for at the end of a step; all do what the largest wish says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,16 +45,25 @@ class Job:
 
     config: RunConfig
     plan: Plan
-    world: World
+    group: Group
+    peers: Peers | None
+    """None where this is the only process."""
     folder: Path
     """`runs/NAME`."""
     state: TrainState
     loader: Loader
     meter: Meter
+    saver: checkpoint.Saver
+    sinks: list[Sink]
+
+    @property
+    def world(self) -> World:
+        """This process among all."""
+        return self.group.world
 
 
 def train(config: RunConfig) -> Path:
-    """Pretrain from the newest checkpoint of the run (or from the start) to the end.
+    """Pretrain from the newest whole checkpoint of the run (or from the start) to the end.
 
     Args:
         config: the whole configuration; the run directory is `runs/NAME`.
@@ -59,69 +73,100 @@ def train(config: RunConfig) -> Path:
 
     Raises:
         FileNotFoundError: data or masks are missing.
-        ValueError: a field does not fit; the run directory belongs to another configuration; a damaged checkpoint.
+        ValueError: a field does not fit; the run directory belongs to another configuration; no checkpoint is whole; a
+            loss that is not finite.
+        OSError: a checkpoint could not be written, or another process was lost.
+        Preempted: a signal asked to stop; everything is saved.
     """
-    world = from_environment(config.device)
-    with process_group(world), shared_cores(config, world) as loader_threads:
+    world, timeout = from_environment(config.device), config.distributed.timeout_seconds
+    start = time.perf_counter()
+    with (
+        Notice() as notice,
+        process_group(world, timeout_seconds=timeout) as group,
+        watched(group, timeout_seconds=timeout) as peers,
+        shared_cores(config, world) as loader_threads,
+        ExitStack() as closing,
+    ):
         # Set up: what is to be done, and the room for it.
         data = describe_data(config)
         plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
+        folder = open_run(config, world)
         loader = training_loader(config, plan, world, loader_threads)
+        closing.callback(loader.close)
+        kept = config.checkpoint
+        saver = checkpoint.Saver(folder, keep_last=kept.keep_last, keep_every=plan.keep_every_steps)
+        closing.callback(saver.close)
         job = Job(
             config=config,
             plan=plan,
-            world=world,
-            folder=open_run(config, world),
+            group=group,
+            peers=peers,
+            folder=folder,
             state=build_state(config, world, num_classes=data["num_classes"]),
             loader=loader,
-            meter=Meter(plan, loader),
+            meter=Meter(plan, loader, group),
+            saver=saver,
+            sinks=[],
         )
 
         # Resume: everything is built as for a new run, then the newest checkpoint is loaded over it.
         first_step = restore(job)
         if world.is_main:
             print(opening_line(job, first_step), flush=True)
+            job.sinks.extend(open_sinks(config, step=first_step))
+            for sink in job.sinks:
+                closing.callback(sink.close)
+        last_step = loop(job, first_step, notice)
+        saver.wait()
+        group.settle()
+    if last_step < plan.total_steps:
+        raise Preempted(last_step, is_main=world.is_main)
+    if world.is_main:
+        print(closing_line(folder, time.perf_counter() - start), flush=True)
+    return folder
 
-        sinks = open_sinks(config, step=first_step) if world.is_main else []
-        try:
-            loop(job, sinks, first_step)
-        finally:
-            loader.close()
-            for sink in sinks:
-                sink.close()
-        return job.folder
 
+def loop(job: Job, first_step: int, notice: Notice) -> int:
+    """Do the updates from `first_step` on; log, measure health and save at their intervals and at the end.
 
-def loop(job: Job, sinks: list[Sink], first_step: int) -> None:
-    """Do the updates from `first_step` on; log, measure health and save at their intervals and at the end."""
+    Returns:
+        The number of steps done: fewer than the run has where `notice` was given on any process.
+    """
     config, plan, state, meter = job.config, job.plan, job.state, job.meter
-    probe = health_probe(job) if job.world.is_main and isinstance(state.model, Twin) else None
-    batches = all_epochs(job.loader)
+    probe = probe_views(config, job.world) if job.world.is_main and isinstance(state.model, Twin) else None
+    batches, last_save = all_epochs(job.loader), time.monotonic()
     for step in range(first_step, plan.total_steps):
         rate = learning_rate(
             step, base=plan.peak_learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps
         )
         decay = target_decay(step, base=config.optim.target_decay, total_steps=plan.total_steps)
         batch = next(batches)
-        negatives = draw_local_negatives(job, step)
-        meter.add(train_step(state, batch, negatives, config.loss, learning_rate=rate, target_decay=decay))
+        negatives = randomness.negatives(config, plan, job.world, step)
+        randomness.seed_networks(config.seed, step, job.world.rank)
+        meter.add(step, train_step(state, batch, negatives, learning_rate=rate, target_decay=decay))
 
         done = step + 1
+        if job.peers is not None:
+            job.peers.step = done
+        decision = job.group.agree(wish(config, notice, last_save))
         is_last = done == plan.total_steps
-        if job.world.is_main and (is_last or done % plan.log_steps == 0):
-            record = {"step": done, "epoch": done / plan.steps_per_epoch, "learning_rate": rate}
-            if isinstance(state.model, Twin):
-                record["target_decay"] = decay
-            record |= meter.read()
-            record["eta_seconds"] = (plan.total_steps - done) * plan.batch_size / record["images_per_second"]
-            print(console_line(record, plan, job.loader.stats()), flush=True)
-            write_all(sinks, record)
+        is_log = is_last or done % plan.log_steps == 0
+        is_save = is_last or done % plan.checkpoint_steps == 0 or decision != GO_ON
+        if is_log or is_save:
+            meter.exchange()  # here, and only here, the loop waits for the device
+            nonfinite.stop_if_found(meter.first_nonfinite(), config, plan, job.folder, job.world)
+        if is_log:
+            write_metrics(job, done, rate, decay)
         if probe is not None and (is_last or done % plan.health_steps == 0):
             with meter.pause():
-                write_health(job, probe, sinks, done)
-        if is_last or done % plan.checkpoint_steps == 0:
+                write_health(job, probe, done)
+        if is_save:
             with meter.pause():
                 save(job, done)
+            last_save = time.monotonic()
+        if decision == SAVE_AND_STOP:
+            return done
+    return plan.total_steps
 
 
 # -- set up -----------------------------------------------------------------------------------------------------------
@@ -225,14 +270,34 @@ def all_epochs(loader: Loader) -> Iterator[Batch]:
         loader.set_epoch(loader.state_dict()["epoch"] + 1)
 
 
-def draw_local_negatives(job: Job, step: int) -> torch.Tensor:
-    """Draw int64 [B, n] indices into the local batch, a pure function of seed, step and rank."""
-    config, size, world = job.config, job.plan.local_batch_size, job.world
-    if config.loss.kind == "supervised":
-        return torch.empty(size, 0, dtype=torch.int64)
-    stream = step * world.world_size + world.rank
-    drawn = draw_negatives(size, config.loss.num_negatives, seed=config.seed, step=stream)
-    return torch.from_numpy(drawn).to(world.device, non_blocking=True)
+def wish(config: RunConfig, notice: Notice, last_save: float) -> int:
+    """Return what this process wishes for; only its own clock and signals decide."""
+    if notice.given:
+        return SAVE_AND_STOP
+    minutes = config.checkpoint.every_minutes
+    return SAVE if minutes and time.monotonic() - last_save > 60 * minutes else GO_ON
+
+
+def write_metrics(job: Job, done: int, rate: float, decay: float) -> None:
+    """Log what the meter has gathered since the last time; only the main process writes."""
+    plan = job.plan
+    record = {"step": done, "epoch": done / plan.steps_per_epoch, "learning_rate": rate}
+    if isinstance(job.state.model, Twin):
+        record["target_decay"] = decay
+    record |= job.meter.read()
+    record["eta_seconds"] = (plan.total_steps - done) * plan.batch_size / record["images_per_second"]
+    if job.world.is_main:
+        print(console_line(record, plan, job.loader.stats()), flush=True)
+        write_all(job.sinks, record)
+
+
+def write_health(job: Job, probe: list[torch.Tensor], done: int) -> None:
+    """Measure collapse on the probe, warn in plain words, log."""
+    metrics = measure(cast(Twin, job.state.model), probe, job.world.device)
+    warnings = health_warnings(metrics)
+    for warning in warnings:
+        print(f"warning at step {done:,}: {warning}", file=sys.stderr, flush=True)
+    write_all(job.sinks, {"step": done, **metrics, "warnings": warnings})
 
 
 def write_all(sinks: list[Sink], record: dict) -> None:
@@ -241,62 +306,31 @@ def write_all(sinks: list[Sink], record: dict) -> None:
         sink.write(record)
 
 
-# -- health -----------------------------------------------------------------------------------------------------------
-
-
-def health_probe(job: Job) -> list[torch.Tensor]:
-    """Return centre crops of a fixed subset, uint8 [n, size, size, 3] a batch, on the device."""
-    config = job.config
-    loader = build_loader(
-        config.data,
-        evaluation_views(config.views.large.size),
-        batch_size=64,
-        seed=config.seed,
-        drop_last=False,
-        device=job.world.device,
-        on_corrupt=config.loader.on_corrupt,
-        photometric=config.loader.photometric,
-    )
-    views, wanted = [], config.log.health_images
-    for batch in loader:
-        views.append(batch.large[0][:wanted])
-        wanted -= len(batch.index)
-        if wanted <= 0:
-            break
-    loader.close()
-    return views
-
-
-def write_health(job: Job, probe: list[torch.Tensor], sinks: list[Sink], done: int) -> None:
-    """Measure collapse on the probe, warn in plain words, log."""
-    metrics = measure(cast(Twin, job.state.model), probe, job.world.device)
-    warnings = health_warnings(metrics)
-    for warning in warnings:
-        print(f"warning at step {done:,}: {warning}", file=sys.stderr, flush=True)
-    write_all(sinks, {"step": done, **metrics, "warnings": warnings})
-
-
 # -- checkpoints ------------------------------------------------------------------------------------------------------
 
 
 def save(job: Job, done: int) -> None:
-    """Write everything that the rest of the run depends on, and drop old checkpoints."""
+    """Write everything that the rest of the run depends on, and drop old checkpoints; the main process writes."""
     if job.world.is_main:
         payload = job.state.state_dict() | {"loader": job.loader.state_dict(), "meter": job.meter.state_dict()}
         payload["config"] = configuration.to_dict(job.config)
-        checkpoint.save(job.folder, done, payload)
-        checkpoint.prune(job.folder, keep_last=job.config.checkpoint.keep_last, keep_every=job.plan.keep_every_steps)
+        job.saver.save(done, payload)
 
 
 def restore(job: Job) -> int:
-    """Load the newest checkpoint; return the number of steps already done."""
-    path = checkpoint.newest(job.folder)
-    if path is None:
+    """Load the newest whole checkpoint, which the main process reads for all; return the number of steps done."""
+
+    def warn(text: str) -> None:
+        print(f"warning: {text}", file=sys.stderr, flush=True)
+
+    content = checkpoint.newest_intact(job.folder, on_damage=warn) if job.world.is_main else None
+    content = job.group.broadcast(content)
+    if content is None:
         return 0
-    saved = checkpoint.read(path)
+    saved = checkpoint.load(content, name=f"the checkpoint of {job.folder}")
     job.state.load_state_dict(saved)
     job.loader.load_state_dict(saved["loader"])
-    job.meter.load_state_dict(saved["meter"], job.world.device)
+    job.meter.load_state_dict(saved["meter"])
     return saved["step"]
 
 

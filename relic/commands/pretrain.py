@@ -11,7 +11,7 @@ from typing import Annotated
 import tyro
 
 from relic import recipes
-from relic.config import RunConfig, load, run_directory
+from relic.config import RunConfig, load
 from relic.flags import parse
 
 
@@ -62,13 +62,13 @@ def resume(run: tyro.conf.Positional[Path]) -> int:
 
 
 def _train(config: RunConfig) -> int:
-    import time
+    from relic.preempt import Preempted, announce
+    from relic.train import train
 
-    from relic.train import closing_line, train
-
-    start = time.perf_counter()
-    train(config)
-    print(closing_line(run_directory(config), time.perf_counter() - start))
+    try:
+        train(config)
+    except Preempted as preempted:
+        return announce(preempted)
     return 0
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from relic.kernels.availability import has_triton
 from relic.models.heads import mlp
 
 
@@ -73,19 +74,37 @@ class Twin(nn.Module):
         return self.target(view)
 
     @torch.no_grad()
-    def update_target(self, decay: float) -> None:
-        """Move every target parameter to decay * target + (1 - decay) * online.
+    def update_target(self, decay: float | Tensor) -> None:
+        """Move every target parameter, of whatever dtype, to decay * target + (1 - decay) * online.
 
-        Buffers stay: the target's batch norms keep running statistics of what the target itself sees.
+        Buffers stay: the target's batch norms keep running statistics of what the target itself sees. Keep the target
+        in float32 (the online network may be of another dtype): in bf16 a decay of 0.996 moves a parameter only where
+        the networks differ by about half its value, since smaller moves are rounded away.
+
+        Args:
+            decay: a 0-d tensor is read on its device, which must be the parameters', so that a captured step follows
+                it; in float64 the 1 - decay of a long run's end is exact.
 
         Raises:
-            ValueError: for a decay outside [0, 1].
+            ValueError: for a float outside [0, 1].
         """
-        if not 0.0 <= decay <= 1.0:
+        if not isinstance(decay, Tensor) and not 0.0 <= decay <= 1.0:
             raise ValueError(f"target decay {decay} is not in [0, 1]")
         online: list[Tensor] = [*self.online.backbone.parameters(), *self.online.projector.parameters()]
         target: list[Tensor] = [*self.target.backbone.parameters(), *self.target.projector.parameters()]
-        torch._foreach_lerp_(target, online, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
+        if target[0].is_cuda and has_triton():
+            from relic.kernels import multi_tensor
+
+            if multi_tensor.fits(target, online):
+                multi_tensor.lerp_(target, online, 1.0 - decay)
+                return
+        online = [new.to(old.dtype) for new, old in zip(online, target, strict=True)]
+        if isinstance(decay, Tensor):
+            weight = torch.rsub(decay, 1.0)
+            weights = [weight.to(old.dtype) for old in target]
+            torch._foreach_lerp_(target, online, weights)  # pyright: ignore[reportPrivateImportUsage]
+        else:
+            torch._foreach_lerp_(target, online, 1.0 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
 
 @contextmanager

@@ -152,13 +152,15 @@ def test_old_checkpoints_are_pruned_and_multiples_kept(tmp_path, tiny_beton, tin
     assert checkpoint.all_steps(run) == [4, 8, 9, 10]
 
 
-def test_a_damaged_checkpoint_is_named(tmp_path, tiny_beton, tiny_masks):
-    config = small_run(tmp_path, tiny_beton, tiny_masks, duration="2st")
-    path = checkpoint.newest(train(config))
-    assert path is not None
-    path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=rf"{path.name} is damaged"):
-        train(config)
+def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(tmp_path, tiny_beton, tiny_masks, capsys):
+    config = small_run(tmp_path, tiny_beton, tiny_masks, duration="4st", checkpoint=CheckpointConfig(every="2st"))
+    run = train(config)
+    newest = checkpoint.path_of(run, 4)
+    expected = checkpoint.read(newest)
+    newest.write_bytes(newest.read_bytes()[:1000])
+    train(config)
+    assert "step-000004.pt is damaged (wrong checksum): put aside" in capsys.readouterr().err
+    assert_same_bits(checkpoint.read(newest), expected)
 
 
 def test_the_networks_leave_cores_to_the_loader_and_give_them_back(tmp_path, tiny_beton, tiny_masks, monkeypatch):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from relic.models import ResNet, Twin
-from relic.optim import Lars, build_optimizer, parameter_groups, set_learning_rate
+from relic.optim import Lars, build_optimizer, clip_gradients, parameter_groups, set_learning_rate
 
 
 def twin() -> Twin:
@@ -68,6 +68,73 @@ def test_options_reach_the_optimizers() -> None:
         0.8,
         0.999,
     )
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_a_rate_that_is_a_tensor_is_filled_in_place(name) -> None:
+    results = []
+    for lr in (0.0, torch.zeros(())):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2)
+        optimizer = build_optimizer(name, module, weight_decay=0.1, lr=lr)
+        for rate in (0.5, torch.tensor(0.25)):
+            set_learning_rate(optimizer, rate)
+            assert not isinstance(lr, torch.Tensor) or all(group["lr"] is lr for group in optimizer.param_groups)
+            module.zero_grad()
+            module(torch.ones(1, 3)).sum().backward()
+            optimizer.step()
+        results.append(module.weight.detach())
+    torch.testing.assert_close(*results, rtol=1e-6, atol=0)
+    assert torch.equal(torch.as_tensor(lr), torch.tensor(0.25))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_a_loss_scaler_that_is_off_leaves_fused_steps_alone(name) -> None:
+    results = []
+    for scaler in (None, torch.amp.GradScaler("cpu", enabled=False)):
+        torch.manual_seed(0)
+        module = nn.Linear(3, 2)
+        optimizer = build_optimizer(name, module, weight_decay=0.1)
+        set_learning_rate(optimizer, 0.5)
+        module(torch.ones(1, 3)).sum().backward()
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+            scaler.update()
+        results.append(module.weight.detach())
+    assert torch.equal(*results)
+
+
+def gradients(*values: list[float], dtype: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    parameters = [nn.Parameter(torch.zeros(len(value), dtype=dtype)) for value in values]
+    for parameter, value in zip(parameters, values, strict=True):
+        parameter.grad = torch.tensor(value, dtype=dtype)
+    return [*parameters, nn.Parameter(torch.ones(1))]  # the last one has no gradient
+
+
+def test_gradients_are_clipped_to_the_global_norm() -> None:
+    parameters = gradients([3.0, 0.0], [4.0])
+    assert clip_gradients(parameters, None) == 5.0
+    assert torch.equal(parameters[0].grad, torch.tensor([3.0, 0.0]))
+    assert clip_gradients(parameters, 5.0) == 5.0
+    assert torch.equal(parameters[1].grad, torch.tensor([4.0]))
+    assert clip_gradients(parameters, 1.0) == 5.0
+    torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0]))
+    torch.testing.assert_close(parameters[1].grad, torch.tensor([0.8]))
+
+
+def test_norms_are_float32_whatever_the_gradients_are() -> None:
+    norm = clip_gradients([*gradients([300.0] * 4, dtype=torch.float16), *gradients([0.0])], None)
+    assert (norm.dtype, norm.shape, norm.item()) == (torch.float32, (), 600.0)
+    assert torch.isnan(clip_gradients(gradients([float("nan")]), 1.0))
+    assert clip_gradients(gradients([0.0]), 1.0) == 0.0
+    assert clip_gradients(gradients(), 1.0) == 0.0
+
+
+def test_a_norm_to_clip_to_is_positive() -> None:
+    with pytest.raises(ValueError, match=r"max_norm 0\.0 is not positive: give None to clip nothing"):
+        clip_gradients([], 0.0)
 
 
 def test_wrong_names_and_options_are_named() -> None:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from relic.optim import Lars, build_optimizer, set_learning_rate
-from relic.optim.lars import trust_ratio
+from relic.optim import Lars, build_optimizer, clip_gradients, set_learning_rate
+from relic.optim.foreach import trust_ratios
 
 
 def train(module: nn.Module, optimizer: torch.optim.Optimizer, steps: range) -> None:
@@ -59,7 +59,7 @@ def test_the_gradient_itself_is_not_changed() -> None:
 
 def test_bfloat16_norms_are_computed_in_float32() -> None:
     parameter = torch.ones(1, 3, dtype=torch.bfloat16)
-    ratio = trust_ratio(parameter, torch.tensor([[4.0, 0.0, 0.0]], dtype=torch.bfloat16), 1.0)
+    (ratio,) = trust_ratios([parameter], [torch.tensor([[4.0, 0.0, 0.0]], dtype=torch.bfloat16)], 1.0)
     assert ratio.dtype == torch.float32
     assert ratio.item() == pytest.approx(3**0.5 / 4, rel=1e-6)
 
@@ -84,15 +84,52 @@ def test_a_closure_is_evaluated_with_gradients() -> None:
     assert not torch.equal(parameter, torch.ones(2, 2))
 
 
-def test_a_step_waits_for_no_device() -> None:
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_a_step_waits_for_no_device(name) -> None:
     # Fake tensors have no values: whatever reads one on the host raises.
     with FakeTensorMode():
         module = nn.Linear(3, 2)
-        optimizer = build_optimizer("lars", module, weight_decay=0.1)
-        set_learning_rate(optimizer, 1.0)
-        for _ in range(2):
+        # torch's own look at a rate when they are built, once.
+        optimizer = build_optimizer(name, module, weight_decay=0.1, lr=torch.zeros(()) if name == "lars" else 0.0)
+        for rate in (1.0, 0.5):
+            set_learning_rate(optimizer, rate)
             module(torch.ones(4, 3)).sum().backward()
+            clip_gradients(module.parameters(), 1.0)
             optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["lars", "sgd", "adamw"])
+def test_buffers_saved_in_another_memory_format_are_put_in_order(name) -> None:
+    def steps(saved: dict | None, memory_format: torch.memory_format, count: int) -> tuple[nn.Module, dict]:
+        torch.manual_seed(0)
+        module = nn.Conv2d(3, 4, 3).to(memory_format=memory_format)  # pyright: ignore[reportCallIssue]
+        optimizer = build_optimizer(name, module, weight_decay=0.1)
+        if saved is not None:
+            optimizer.load_state_dict(copy.deepcopy(saved))
+        set_learning_rate(optimizer, 0.1)
+        for _ in range(count):
+            for parameter in module.parameters():
+                # Plain memory, as a gradient set by hand may have; autograd's has the parameter's layout.
+                parameter.grad = torch.arange(parameter.numel(), dtype=torch.float32).view(parameter.shape).sin()
+            optimizer.step()
+        return module, optimizer.state_dict()
+
+    _, saved = steps(None, torch.contiguous_format, 2)
+    expected, _ = steps(saved, torch.contiguous_format, 1)
+    module, _ = steps(saved, torch.channels_last, 1)
+    assert module.weight.is_contiguous(memory_format=torch.channels_last)
+    for mine, other in zip(module.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-6, atol=1e-6)
+
+
+def test_a_copied_optimizer_steps_like_the_original() -> None:
+    module = nn.Linear(3, 2)
+    optimizer = build_optimizer("lars", module, weight_decay=0.1)
+    train(module, optimizer, range(2))
+    copied_module, copied = copy.deepcopy((module, optimizer))
+    train(module, optimizer, range(2, 4))
+    train(copied_module, copied, range(2, 4))
+    assert all(torch.equal(*pair) for pair in zip(module.parameters(), copied_module.parameters(), strict=True))
 
 
 @pytest.mark.parametrize("setting", ["lr", "momentum", "weight_decay", "trust_coefficient"])

@@ -54,18 +54,14 @@ def test_draws_of_one_image_may_repeat() -> None:
     assert any(len(set(row)) < 50 for row in negatives.tolist())
 
 
-def test_none_takes_all_other_images() -> None:
-    assert draw_negatives(3, None, seed=0, step=0).tolist() == [[1, 2], [0, 2], [0, 1]]
-
-
 @pytest.mark.parametrize(
     ("batch_size", "num_negatives", "message"),
     [
         (8, 8, "num_negatives=8 does not fit a batch of 8 images: use 1 to 7, or None for all others"),
         (8, 0, "num_negatives=0 does not fit a batch of 8 images"),
-        (1, None, "a batch of 1 images has no negatives: use 2 or more images"),
+        (1, 1, "a batch of 1 images has no negatives: use 2 or more images"),
     ],
 )
-def test_numbers_that_do_not_fit_are_named(batch_size: int, num_negatives: int | None, message: str) -> None:
+def test_numbers_that_do_not_fit_are_named(batch_size: int, num_negatives: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         draw_negatives(batch_size, num_negatives, seed=0, step=0)

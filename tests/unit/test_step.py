@@ -14,9 +14,9 @@ from relic.distributed import World
 from relic.losses.negatives import draw_negatives
 from relic.models.twin import Twin
 from relic.state import TrainState, build_state
-from relic.step import train_step
+from relic.step import split, train_step
 
-CPU = World(rank=0, world_size=1, local_world_size=1, device=torch.device("cpu"))
+CPU = World(device=torch.device("cpu"))
 MODEL = ModelConfig(backbone="resnet18x0.125", stem="cifar", projector_hidden=16, predictor_hidden=16, projection_dim=8)
 
 
@@ -36,9 +36,10 @@ def a_batch(images: int = 8, size: int = 16) -> Batch:
 
 
 def steps(state: TrainState, config: RunConfig, count: int, *, rate: float = 0.05, decay: float = 0.9) -> list[float]:
-    negatives = torch.from_numpy(draw_negatives(8, 5, seed=0, step=0))
+    parts = config.optim.accumulate
+    tables = [torch.from_numpy(draw_negatives(8 // parts, 3, seed=0, step=part)) for part in range(parts)]
     return [
-        float(train_step(state, a_batch(), negatives, config.loss, learning_rate=rate, target_decay=decay)["loss"])
+        float(train_step(state, a_batch(), tables, learning_rate=rate, target_decay=decay)["loss"])
         for _ in range(count)
     ]
 
@@ -74,9 +75,9 @@ def test_running_statistics_come_from_large_views_only():
     config = a_config()
     states = [build_state(config, CPU, num_classes=3) for _ in range(2)]
     batch = a_batch()
-    negatives = torch.from_numpy(draw_negatives(8, 5, seed=0, step=0))
+    negatives = [torch.from_numpy(draw_negatives(8, 5, seed=0, step=0))]
     for state, small in zip(states, (batch.small, [view.flip(0) // 2 for view in batch.small]), strict=True):
-        train_step(state, replace(batch, small=small), negatives, config.loss, learning_rate=0.0, target_decay=1.0)
+        train_step(state, replace(batch, small=small), negatives, learning_rate=0.0, target_decay=1.0)
     left, right = (dict(state.model.named_buffers()) for state in states)
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert left["online.backbone.bn1.num_batches_tracked"] == 2
@@ -98,3 +99,76 @@ def test_float16_scales_the_loss_and_others_do_not():
 def test_parameters_lie_in_channels_last_memory():
     state = build_state(a_config(), CPU, num_classes=3)
     assert state.model.online.backbone.layer1[0].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_parts_of_a_batch_add_up_to_its_mean_gradient():
+    """Backward passes of two halves, each with batch statistics and negatives of its own, make one update."""
+    whole = a_batch()
+    config = a_config(optim=OptimConfig(name="sgd", accumulate=2))
+    state = build_state(config, CPU, num_classes=3)
+    single = a_config(optim=OptimConfig(name="sgd"))
+    gradients = []
+    for part, half in enumerate(split(whole, 2)):
+        alone = build_state(single, CPU, num_classes=3)
+        train_step(alone, half, [negatives_of(4, part)], learning_rate=0.0, target_decay=1.0)
+        gradients.append({name: p.grad for name, p in alone.model.named_parameters() if p.grad is not None})
+    train_step(state, whole, [negatives_of(4, 0), negatives_of(4, 1)], learning_rate=0.0, target_decay=1.0)
+    for name, parameter in state.model.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(
+                parameter.grad, (gradients[0][name] + gradients[1][name]) / 2, rtol=1e-4, atol=1e-6
+            )
+
+
+def negatives_of(images: int, step: int) -> torch.Tensor:
+    return torch.from_numpy(draw_negatives(images, 3, seed=0, step=step))
+
+
+def test_concatenated_views_give_what_separate_passes_give():
+    batch, found = a_batch(), []
+    for concatenate in (False, True):
+        config = a_config(model=replace(MODEL, concatenate_views=concatenate))
+        state = build_state(config, CPU, num_classes=3)
+        metrics = train_step(state, batch, [negatives_of(8, 0)], learning_rate=0.01, target_decay=0.9)
+        found.append((metrics, state.model.state_dict()))
+    (separate, left), (together, right) = found
+    torch.testing.assert_close(together["loss"], separate["loss"])
+    assert left.keys() == right.keys()
+    for name in left:
+        torch.testing.assert_close(right[name], left[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_clipping_bounds_the_gradient_and_reports_its_norm_before():
+    config = a_config(optim=OptimConfig(name="sgd", clip_norm=0.01))
+    state = build_state(config, CPU, num_classes=3)
+    metrics = train_step(state, a_batch(), [negatives_of(8, 0)], learning_rate=0.0, target_decay=1.0)
+    after = torch.stack([p.grad.norm() for p in state.trained if p.grad is not None]).norm()
+    assert float(metrics["gradient_norm"]) > 0.01
+    assert float(after) == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize(("where", "finite"), [("nowhere", 1.0), ("weights", 0.0), ("gradient", 0.0)])
+def test_what_is_not_finite_is_seen_on_the_device(where, finite):
+    state = build_state(a_config(), CPU, num_classes=3)
+    last = state.model.online.predictor or state.model.online.projector
+    if where == "weights":
+        with torch.no_grad():
+            last[-1].weight[0, 0] = float("nan")
+    if where == "gradient":
+        last[-1].weight.register_hook(lambda gradient: gradient * float("inf"))
+    metrics = train_step(state, a_batch(), [negatives_of(8, 0)], learning_rate=0.0, target_decay=1.0)
+    assert float(metrics["finite"]) == finite
+
+
+@pytest.mark.parametrize("recipe", ["cifar10_r18", "supervised_r50"])
+def test_memory_layouts_compute_the_same(recipe):
+    losses = []
+    for channels_last in (True, False):
+        config = a_config(recipe, channels_last=channels_last)
+        state = build_state(config, CPU, num_classes=3)
+        losses.append(steps(state, config, 2))
+        weight = dict(state.model.named_parameters())[
+            "online.backbone.layer1.0.conv1.weight" if recipe == "cifar10_r18" else "backbone.layer1.0.conv1.weight"
+        ]
+        assert weight.is_contiguous(memory_format=torch.channels_last) is channels_last
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)

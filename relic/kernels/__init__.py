@@ -1,0 +1,1 @@
+"""Triton kernels for CUDA, each beside what it must equal; imported where they run, as Triton is optional."""

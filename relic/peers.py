@@ -1,0 +1,209 @@
+"""Who of the processes is alive: heartbeats through the store, and one clear line when one is not."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+
+from torch import distributed
+
+from relic.distributed import Group, World
+
+FAILURE = "peers/failure"
+FINISHED = "finished"
+FAILED = 1
+
+
+class PeerLostError(OSError):
+    """Another process died, failed or cannot be reached; the message says which, where and when."""
+
+
+@dataclass(frozen=True)
+class Beat:
+    """What a process last said of itself."""
+
+    count: int
+    step: int
+    host: str
+    state: str
+
+    @classmethod
+    def parse(cls, text: bytes) -> Beat:
+        count, step, state, host = text.decode().split(" ", 3)
+        return cls(int(count), int(step), host, state)
+
+
+class Peers:
+    """Tell the others that this process lives, watch the next one, and end this process where a peer is lost.
+
+    Every process watches its successor only, and whoever finds a failure writes it down for all: three small requests
+    per interval and process, at any number of processes.
+
+    Args:
+        world: this process.
+        store: the store that all reach; a connection of its own is made, since requests wait for each other.
+        timeout_seconds: silence after which a process counts as dead, and longest wait for the store.
+    """
+
+    def __init__(self, world: World, store: distributed.Store, *, timeout_seconds: float):
+        self.step = 0
+        """Updates done, for the others to read."""
+        self._world, self._timeout = world, timeout_seconds
+        self._interval = min(2.0, timeout_seconds / 6)
+        self._store = store.clone()
+        self._store.set_timeout(timedelta(seconds=timeout_seconds))
+        self._lock = threading.Lock()
+        self._count = 0
+        self._finished = threading.Event()
+        self._beat("running")
+        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """Say that this process is done, and stop watching."""
+        self._finished.set()
+        self._thread.join(2 * self._timeout)
+        self._beat(FINISHED)
+
+    def tell(self, error: BaseException) -> bool:
+        """Let the others know why this process ends; return whether it is the first to, and so tells the user."""
+        self._finished.set()
+        reason = " ".join(str(error).split()) or type(error).__name__
+        try:
+            return self._claim(f"rank {self._world.rank} on {self._world.host} failed at step {self.step:,}: {reason}")
+        except distributed.DistError:  # nobody is left to hear it
+            return True
+
+    def explain(self) -> str | None:
+        """Say why a collective failed; None where another process says it to the user."""
+        self._finished.set()
+        try:
+            known = self._failure()
+            failure = known or self._who_is_silent()
+            told_here = known is None and self._claim(failure)
+            return failure if told_here or self._world.is_main else None
+        except distributed.DistError as error:
+            return self._unreachable(error)
+
+    # -- the thread ---------------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        successor = (self._world.rank + 1) % self._world.world_size
+        last, heard = b"", time.monotonic()
+        while not self._finished.wait(self._interval):
+            try:
+                self._beat("running")
+                failure = self._failure()
+                if failure is not None:
+                    # The main thread usually ends by itself, unless it is caught in a collective for good.
+                    if not self._finished.wait(self._timeout):
+                        self._end(failure if self._world.is_main else None)
+                    return
+                beat = self._read([successor])[0]
+                if beat != last:
+                    last, heard = beat, time.monotonic()
+                silent = time.monotonic() - heard
+                if silent > self._timeout and Beat.parse(beat).state != FINISHED:
+                    failure = self._text([successor], [beat], f"silent for {silent:.0f} s")
+                    self._end(failure if self._claim(failure) else None)
+            except distributed.DistError as error:
+                if not self._finished.is_set():
+                    self._end(self._unreachable(error))
+
+    def _end(self, failure: str | None) -> None:
+        """End the process from this thread: the main thread may wait in a collective that never returns."""
+        if failure is not None:
+            print(f"relic pretrain: error: {failure}", file=sys.stderr, flush=True)
+        os._exit(FAILED)
+
+    # -- the store ----------------------------------------------------------------------------------------------------
+
+    def _beat(self, state: str) -> None:
+        self._count += 1
+        text = f"{self._count} {self.step} {state} {self._world.host}"
+        with self._lock:
+            self._store.set(_key(self._world.rank), text)
+
+    def _read(self, ranks: list[int]) -> list[bytes]:
+        with self._lock:
+            return self._store.multi_get([_key(rank) for rank in ranks])
+
+    def _failure(self) -> str | None:
+        with self._lock:
+            return self._store.get(FAILURE).decode() if self._store.check([FAILURE]) else None
+
+    def _claim(self, failure: str) -> bool:
+        """Write a failure down for all if it is the first; return whether it is."""
+        with self._lock:
+            is_first = self._store.add(f"{FAILURE}/claims", 1) == 1
+            if is_first:
+                self._store.set(FAILURE, failure)
+        return is_first
+
+    def _who_is_silent(self) -> str:
+        """Compare everybody's beats over a few intervals."""
+        others = [rank for rank in range(self._world.world_size) if rank != self._world.rank]
+        before = self._read(others)
+        time.sleep(2.5 * self._interval)
+        after = self._read(others)
+        silent = [place for place in range(len(others)) if before[place] == after[place]]
+        if silent:
+            return self._text([others[place] for place in silent], [after[place] for place in silent], "gone")
+        slowest = min(range(len(others)), key=lambda place: Beat.parse(after[place]).step)
+        return self._text([others[slowest]], [after[slowest]], f"no answer within {self._timeout:g} s, though it lives")
+
+    def _text(self, ranks: list[int], beats: list[bytes], what: str) -> str:
+        parsed = [Beat.parse(beat) for beat in beats]
+        named = [f"rank {rank} on {beat.host} at step {beat.step:,}" for rank, beat in zip(ranks, parsed, strict=True)]
+        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
+        return f"{', '.join(named[:4])}{more}: {what}; {_MEND}"
+
+    def _unreachable(self, error: Exception) -> str:
+        return (
+            f"rank {self._world.rank} on {self._world.host} at step {self.step:,} cannot reach the host of rank 0 within"
+            f" {self._timeout:g} s ({' '.join(str(error).split())[:120]}); {_MEND}"
+        )
+
+
+@contextmanager
+def watched(group: Group, *, timeout_seconds: float) -> Iterator[Peers | None]:
+    """Hold the processes' watch over each other; None for a single process.
+
+    Raises:
+        PeerLostError: another process died, failed or cannot be reached.
+        SystemExit: the same, where another process tells the user.
+    """
+    if group.store is None:
+        yield None
+        return
+    peers = Peers(group.world, group.store, timeout_seconds=timeout_seconds)
+    try:
+        yield peers
+    except BaseException as error:
+        if not is_lost_contact(error):
+            if peers.tell(error):
+                raise
+            raise SystemExit(FAILED) from error
+        failure = peers.explain()
+        raise SystemExit(FAILED) if failure is None else PeerLostError(failure) from error
+    peers.close()
+
+
+def is_lost_contact(error: BaseException) -> bool:
+    """Return whether an error means that a collective failed: torch and gloo raise plain RuntimeErrors too."""
+    if isinstance(error, distributed.DistError):
+        return True
+    return isinstance(error, RuntimeError) and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed"))
+
+
+_MEND = "run the same command again to resume from the newest checkpoint"
+
+
+def _key(rank: int) -> str:
+    return f"peers/{rank}"
