@@ -168,9 +168,12 @@ def grown(name: str, base: Case, repeats: int, shared: dict[str, Any]) -> list[d
     points = measure([replace(base, batch_size=size, negatives=chosen) for size in sizes], rounds)
     milliseconds = [1000 * statistics.median(point.seconds) for point in points]
     memory = [point.extra / MIB for point in points]
+    pairs = [size * size / 1e6 for size in sizes]
+    x, of_time = (sizes, "ms per image") if chosen is not None else (pairs, "ms per million pairs of images")
+    case = points[0].case
     return [
-        growth_record(f"loss, growth in {of} with {name}", unit, points, values, rounds, shared)
-        for of, unit, values in (("time", "ms per image", milliseconds), ("memory", "MiB per image", memory))
+        growth_record(f"loss, growth in time with {name}", of_time, case, x, milliseconds, rounds, shared),
+        growth_record(f"loss, growth in memory with {name}", "MiB per image", case, sizes, memory, rounds, shared),
     ]
 
 
@@ -192,20 +195,20 @@ def record(one: Measured, all_measured: list[Measured], shared: dict[str, Any]) 
 
     case = one.case
     (reference,) = [other for other in all_measured if other.case == replace(case, provider="reference")]
-    value, low, high = spread([case.batch_size / seconds for seconds in one.seconds])
+    seconds, fastest, slowest = spread(one.seconds)
     ratio = spread([theirs / mine for theirs, mine in zip(reference.seconds, one.seconds, strict=True)])
     return {
         "benchmark": f"loss, {_negatives(case)}",
         "provider": f"{case.provider}, {case.dtype}",
-        "value": value,
+        "value": case.batch_size / seconds,
         "unit": "images/s",
-        "low": low,
-        "high": high,
+        "low": case.batch_size / slowest,
+        "high": case.batch_size / fastest,
         "repeats": len(one.seconds),
         "threads": case.threads,
         "recipe": {key: value for key, value in asdict(case).items() if key not in ("provider", "threads")},
         "images": {"count": case.batch_size},
-        "milliseconds": 1000 * statistics.median(one.seconds),
+        "milliseconds": 1000 * seconds,
         "times_faster_than_reference": dict(zip(("value", "low", "high"), ratio, strict=True)),
         "extra_mib": one.extra / MIB,
         "share_of_reference_memory": one.extra / reference.extra,
@@ -215,12 +218,17 @@ def record(one: Measured, all_measured: list[Measured], shared: dict[str, Any]) 
 
 
 def growth_record(
-    benchmark: str, unit: str, points: list[Measured], values: list[float], repeats: int, shared: dict[str, Any]
+    benchmark: str,
+    unit: str,
+    case: Case,
+    x: Sequence[float],
+    values: list[float],
+    repeats: int,
+    shared: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the record of one line."""
     from benchmarks import records
 
-    x = [point.case.batch_size for point in points]
     slope, intercept, fit = line(x, values)
     return {
         "benchmark": benchmark,
@@ -230,10 +238,10 @@ def growth_record(
         "low": min(values),
         "high": max(values),
         "repeats": repeats,
-        "threads": points[0].case.threads,
-        "recipe": {**asdict(points[0].case), "batch_size": "varied"},
-        "images": {"count": max(x)},
-        "x": x,
+        "threads": case.threads,
+        "recipe": {**asdict(case), "batch_size": "varied"},
+        "images": None,
+        "x": list(x),
         "y": values,
         "line": {"slope": slope, "intercept": intercept, "r2": fit},
         "versions": records.versions((*records.ALWAYS, "numba")),
@@ -278,7 +286,7 @@ def growth_lines(made: list[dict[str, Any]]) -> str:
     lines = []
     for one in made:
         unit, fit = one["unit"].split()[0], one["line"]
-        points = ", ".join(f"{x:,}: {y:.1f}" for x, y in zip(one["x"], one["y"], strict=True))
+        points = ", ".join(f"{x:,.6g}: {y:.1f}" for x, y in zip(one["x"], one["y"], strict=True))
         lines.append(
             f"{one['benchmark']}: {points} {unit}; line {fit['intercept']:.2f} + {fit['slope']:.4g} {one['unit']},"
             f" R² {fit['r2']:.4f}"

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -182,27 +184,58 @@ def process_group(world: World, *, timeout_seconds: float) -> Iterator[Group]:
         yield Group(world)
         return
     timeout = timedelta(seconds=timeout_seconds)
-    store, rank, world_size = _meet(world, timeout)
-    store.set_timeout(timeout)
+    store = _meet(world, timeout)
     # NCCL's own watchdog kills without a word: it comes second, after the one of `relic.peers`.
     distributed.init_process_group(
         "nccl" if on_gpu else "gloo",
-        store=distributed.PrefixStore("run", store),
-        rank=rank,
-        world_size=world_size,
+        store=distributed.PrefixStore("groups", store),
+        rank=world.rank,
+        world_size=world.world_size,
         timeout=2 * timeout if on_gpu else timeout,
     )
     yield Group(world, store, distributed.new_group(backend="gloo", timeout=timeout))
     distributed.destroy_process_group()  # not after an error: it would wait for those who are gone
 
 
-def _meet(world: World, timeout: timedelta) -> tuple[distributed.Store, int, int]:
+def _meet(world: World, timeout: timedelta) -> distributed.Store:
+    """Return the store that all processes of this attempt share, and no process of an earlier one.
+
+    Raises:
+        OSError: not all came in time.
+    """
     try:
-        return next(distributed.rendezvous(world.meeting_point, timeout=timeout))
-    except distributed.DistError as error:
-        where = os.environ.get("MASTER_ADDR", "") + ":" + os.environ.get("MASTER_PORT", "")
+        store, _, _ = next(distributed.rendezvous(world.meeting_point, timeout=timeout))
+        store.set_timeout(timeout)
+        return distributed.PrefixStore(_attempt(world, store, timeout), store)
+    except (distributed.DistError, TimeoutError) as error:
+        where = f"{os.environ.get('MASTER_ADDR', '')}:{os.environ.get('MASTER_PORT', '')}"
         where = where if world.meeting_point == "env://" else world.meeting_point.split("?")[0]
         raise OSError(
             f"rank {world.rank} on {world.host} did not meet the {world.world_size - 1} others at {where} within"
             f" {timeout.total_seconds():g} s: are all started, and is that port open between the machines?"
         ) from error
+
+
+def _attempt(world: World, store: distributed.Store, timeout: timedelta) -> str:
+    """Agree on a name for this attempt.
+
+    torchrun restarts processes on the store of the attempt before (2.14), where addresses of the dead still stand, and
+    its count of restarts differs between machines. So rank 0 proposes a name, everybody answers with a number of their
+    own, and the name holds for those whose number rank 0 has repeated.
+    """
+    own, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if world.is_main:
+        name = f"attempt/{own}"
+        store.set("attempt", name)
+        others = [f"{name}/{rank}" for rank in range(1, world.world_size)]
+        store.wait(others, timeout)
+        store.set(f"{name}/all", b" ".join([own.encode(), *store.multi_get(others)]))
+        return name
+    while time.monotonic() < deadline:
+        if store.check(["attempt"]):
+            name = store.get("attempt").decode()
+            store.set(f"{name}/{world.rank}", own)
+            if store.check([f"{name}/all"]) and store.get(f"{name}/all").decode().split()[world.rank] == own:
+                return name
+        time.sleep(0.05)
+    raise TimeoutError

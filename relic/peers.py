@@ -55,7 +55,7 @@ class Peers:
         self.step = 0
         """Updates done, for the others to read."""
         self._world, self._timeout = world, timeout_seconds
-        self._interval = min(2.0, timeout_seconds / 6)
+        self._interval = min(1.0, timeout_seconds / 6)
         self._store = store.clone()
         self._store.set_timeout(timedelta(seconds=timeout_seconds))
         self._lock = threading.Lock()
@@ -110,7 +110,7 @@ class Peers:
                     last, heard = beat, time.monotonic()
                 silent = time.monotonic() - heard
                 if silent > self._timeout and Beat.parse(beat).state != FINISHED:
-                    failure = self._text([successor], [beat], f"silent for {silent:.0f} s")
+                    failure = self._text([successor], [beat], f"has been silent for {silent:.0f} s")
                     self._end(failure if self._claim(failure) else None)
             except distributed.DistError as error:
                 if not self._finished.is_set():
@@ -154,15 +154,15 @@ class Peers:
         after = self._read(others)
         silent = [place for place in range(len(others)) if before[place] == after[place]]
         if silent:
-            return self._text([others[place] for place in silent], [after[place] for place in silent], "gone")
+            return self._text([others[place] for place in silent], [after[place] for place in silent], "is gone")
         slowest = min(range(len(others)), key=lambda place: Beat.parse(after[place]).step)
-        return self._text([others[slowest]], [after[slowest]], f"no answer within {self._timeout:g} s, though it lives")
+        return self._text([others[slowest]], [after[slowest]], f"lives, but did not answer within {self._timeout:g} s")
 
     def _text(self, ranks: list[int], beats: list[bytes], what: str) -> str:
-        parsed = [Beat.parse(beat) for beat in beats]
-        named = [f"rank {rank} on {beat.host} at step {beat.step:,}" for rank, beat in zip(ranks, parsed, strict=True)]
-        more = f" and {len(named) - 4} more" if len(named) > 4 else ""
-        return f"{', '.join(named[:4])}{more}: {what}; {_MEND}"
+        heard = [(rank, Beat.parse(beat)) for rank, beat in zip(ranks, beats, strict=True)]
+        named = [f"rank {rank} on {beat.host} (last heard of at step {beat.step:,})" for rank, beat in heard[:4]]
+        more = f" and {len(heard) - 4} more" if len(heard) > 4 else ""
+        return f"{', '.join(named)}{more} {what}; {_MEND}"
 
     def _unreachable(self, error: Exception) -> str:
         return (

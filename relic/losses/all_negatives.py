@@ -67,7 +67,7 @@ def _block_shape(online: Tensor, anchors: range) -> tuple[int, int]:
     """Return how many online views and how many anchors a block has."""
     size = CPU_BLOCK if online.device.type == "cpu" else GPU_BLOCK
     num_images = online.shape[1]
-    return max(1, size // (len(anchors) * num_images)), max(1, size // num_images)
+    return max(1, size // (len(anchors) * num_images)), num_images
 
 
 def _parts(whole: range, size: int) -> list[slice]:

@@ -32,7 +32,7 @@ def relic_loss(
     """Compute what `relic.losses.relic.relic_loss` does, whose docstring holds, in time and memory linear in B.
 
     (With all other images as negatives, time is quadratic in B.) Memory is that of a few copies of the outputs in
-    float32. With negatives, the CPU gives the same bits whatever its number of threads.
+    float32. With negatives, the CPU gives the same bits whatever its number of threads. There are no second derivatives.
 
     Raises:
         ValueError: as the reference.
@@ -44,7 +44,7 @@ def relic_loss(
         "contrastive_weight": contrastive_weight,
         "invariance_weight": invariance_weight,
     }
-    if negatives is not None and not has_kernel(online.device.type):
+    if negatives is not None and not has_kernel(online.device.type, online.dtype):
         return reference.relic_loss(online, target, negatives, anchors=anchors, **settings)
     wants_gradient = online.requires_grad and torch.is_grad_enabled()
     with torch.autocast(online.device.type, enabled=False):
@@ -56,19 +56,21 @@ def relic_loss(
 
 
 @torch.compiler.assume_constant_result
-def has_kernel(device: str) -> bool:
-    """Return whether the form with a few negatives runs on such a device; says once that it does not."""
-    if device == "cpu" or (device == "cuda" and importlib.util.find_spec("triton") is not None):
+def has_kernel(device: str, dtype: torch.dtype) -> bool:
+    """Return whether the form with a few negatives runs on such outputs; says once that it does not."""
+    if device == "cpu":
         return True
-    say_missing(device)
+    has_triton = importlib.util.find_spec("triton") is not None
+    if device == "cuda" and has_triton and dtype != torch.float64:
+        return True
+    say_missing(f"{dtype} on {device}", "" if has_triton else ": install triton")
     return False
 
 
 @functools.cache
-def say_missing(device: str) -> None:
+def say_missing(what: str, mend: str) -> None:
     """Print one line, once per process."""
-    mend = ": install triton" if device == "cuda" else ""
-    print(f"relic: no fused loss on {device}, the slower reference takes its place{mend}", file=sys.stderr)
+    print(f"relic: no fused loss for {what}, the slower reference takes its place{mend}", file=sys.stderr)
 
 
 # An explicit schema: before 2.6 torch could not read postponed annotations.

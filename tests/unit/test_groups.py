@@ -118,6 +118,7 @@ def test_gradients_are_clipped_to_the_global_norm() -> None:
     assert clip_gradients(parameters, None) == 5.0
     assert torch.equal(parameters[0].grad, torch.tensor([3.0, 0.0]))
     assert clip_gradients(parameters, 5.0) == 5.0
+    assert clip_gradients(parameters, 10.0) == 5.0
     assert torch.equal(parameters[1].grad, torch.tensor([4.0]))
     assert clip_gradients(parameters, 1.0) == 5.0
     torch.testing.assert_close(parameters[0].grad, torch.tensor([0.6, 0.0]))
