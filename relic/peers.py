@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import TypeVar
 
 from torch import distributed
 
@@ -18,6 +19,9 @@ from relic.distributed import Group, World
 FAILURE = "peers/failure"
 FINISHED = "finished"
 FAILED = 1
+PATIENCE_SECONDS = 3.0
+"""With the store, when something has gone wrong already."""
+T = TypeVar("T")
 
 
 class PeerLostError(OSError):
@@ -42,13 +46,14 @@ class Beat:
 class Peers:
     """Tell the others that this process lives, watch the next one, and end this process where a peer is lost.
 
-    Every process watches its successor only, and whoever finds a failure writes it down for all: three small requests
-    per interval and process, at any number of processes.
+    Every process watches its successor only, and whoever finds a failure writes it down for all: four small requests
+    a second and process, at any number of processes. One thread talks to the store, where a dead connection may hold
+    it for minutes whatever timeout was set; another one only looks at the clock.
 
     Args:
         world: this process.
         store: the store that all reach; a connection of its own is made, since requests wait for each other.
-        timeout_seconds: silence after which a process counts as dead, and longest wait for the store.
+        timeout_seconds: silence after which a process, or the store, counts as dead.
     """
 
     def __init__(self, world: World, store: distributed.Store, *, timeout_seconds: float):
@@ -57,70 +62,91 @@ class Peers:
         self._world, self._timeout = world, timeout_seconds
         self._interval = min(1.0, timeout_seconds / 6)
         self._store = store.clone()
-        self._store.set_timeout(timedelta(seconds=timeout_seconds))
         self._lock = threading.Lock()
-        self._count = 0
         self._finished = threading.Event()
+        self._count = 0
+        self._failure_read: str | None = None
+        self._successor = (world.rank + 1) % world.world_size
+        self._last_beat, self._heard = b"", time.monotonic()
+        self._contact = time.monotonic()
         self._beat("running")
-        self._thread = threading.Thread(target=self._watch, name="peers", daemon=True)
-        self._thread.start()
+        for task in (self._talk, self._watch):
+            threading.Thread(target=task, name=f"peers{task.__name__}", daemon=True).start()
 
     def close(self) -> None:
         """Say that this process is done, and stop watching."""
         self._finished.set()
-        self._thread.join(2 * self._timeout)
-        self._beat(FINISHED)
+        self._in_time(lambda: self._beat(FINISHED))
 
     def tell(self, error: BaseException) -> bool:
         """Let the others know why this process ends; return whether it is the first to, and so tells the user."""
         self._finished.set()
         reason = " ".join(str(error).split()) or type(error).__name__
-        try:
-            return self._claim(f"rank {self._world.rank} on {self._world.host} failed at step {self.step:,}: {reason}")
-        except distributed.DistError:  # nobody is left to hear it
-            return True
+        text = f"rank {self._world.rank} on {self._world.host} failed at step {self.step:,}: {reason}"
+        is_first = self._in_time(lambda: self._claim(text))
+        return is_first is None or is_first  # None: nobody is left to hear it
 
     def explain(self) -> str | None:
         """Say why a collective failed; None where another process says it to the user."""
         self._finished.set()
-        try:
+
+        def find() -> tuple[str, bool]:
             known = self._failure()
             failure = known or self._who_is_silent()
-            told_here = known is None and self._claim(failure)
-            return failure if told_here or self._world.is_main else None
-        except distributed.DistError as error:
-            return self._unreachable(error)
+            return failure, known is None and self._claim(failure)
 
-    # -- the thread ---------------------------------------------------------------------------------------------------
+        found = self._in_time(find)
+        if found is None:
+            return self._unreachable()
+        failure, is_first = found
+        return failure if is_first or self._world.is_main else None
 
-    def _watch(self) -> None:
-        successor = (self._world.rank + 1) % self._world.world_size
-        last, heard = b"", time.monotonic()
+    # -- the threads --------------------------------------------------------------------------------------------------
+
+    def _talk(self) -> None:
         while not self._finished.wait(self._interval):
             try:
                 self._beat("running")
-                failure = self._failure()
-                if failure is not None:
-                    # The main thread usually ends by itself, unless it is caught in a collective for good.
-                    if not self._finished.wait(self._timeout):
-                        self._end(failure if self._world.is_main else None)
-                    return
-                beat = self._read([successor])[0]
-                if beat != last:
-                    last, heard = beat, time.monotonic()
-                silent = time.monotonic() - heard
-                if silent > self._timeout and Beat.parse(beat).state != FINISHED:
-                    failure = self._text([successor], [beat], f"has been silent for {silent:.0f} s")
-                    self._end(failure if self._claim(failure) else None)
-            except distributed.DistError as error:
-                if not self._finished.is_set():
-                    self._end(self._unreachable(error))
+                self._failure_read = self._failure()
+                beat = self._read([self._successor])[0]
+            except distributed.DistError:  # the watch sees that there is no contact any more
+                return
+            self._contact = time.monotonic()
+            if beat != self._last_beat:
+                self._last_beat, self._heard = beat, self._contact
+
+    def _watch(self) -> None:
+        while not self._finished.wait(self._interval):
+            now = time.monotonic()
+            if self._failure_read is not None:
+                # The main thread usually ends by itself, unless it is caught in a collective for good.
+                if not self._finished.wait(self._timeout):
+                    self._end(self._failure_read if self._world.is_main else None)
+            elif now - self._contact > self._timeout:
+                self._end(self._unreachable())
+            elif now - self._heard > self._timeout and Beat.parse(self._last_beat).state != FINISHED:
+                silent = f"has been silent for {now - self._heard:.0f} s"
+                failure = self._text([self._successor], [self._last_beat], silent)
+                self._end(failure if self._in_time(lambda text=failure: self._claim(text)) is not False else None)
 
     def _end(self, failure: str | None) -> None:
         """End the process from this thread: the main thread may wait in a collective that never returns."""
         if failure is not None:
             print(f"relic pretrain: error: {failure}", file=sys.stderr, flush=True)
         os._exit(FAILED)
+
+    def _in_time(self, request: Callable[[], T]) -> T | None:
+        """Return what a request to the store gave, None if the store does not answer."""
+        answers: list[T] = []
+
+        def ask() -> None:
+            with contextlib.suppress(distributed.DistError):
+                answers.append(request())
+
+        thread = threading.Thread(target=ask, name="peers_request", daemon=True)
+        thread.start()
+        thread.join(PATIENCE_SECONDS + 3 * self._interval)
+        return answers[0] if answers else None
 
     # -- the store ----------------------------------------------------------------------------------------------------
 
@@ -164,10 +190,10 @@ class Peers:
         more = f" and {len(heard) - 4} more" if len(heard) > 4 else ""
         return f"{', '.join(named)}{more} {what}; {_MEND}"
 
-    def _unreachable(self, error: Exception) -> str:
+    def _unreachable(self) -> str:
         return (
-            f"rank {self._world.rank} on {self._world.host} at step {self.step:,} cannot reach the host of rank 0 within"
-            f" {self._timeout:g} s ({' '.join(str(error).split())[:120]}); {_MEND}"
+            f"rank {self._world.rank} on {self._world.host} at step {self.step:,} has lost contact with the host of"
+            f" rank 0; {_MEND}"
         )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ class Case:
 
     kernel: Any
     """A `triton.jit` function."""
-    signature: dict[str, str]
+    signature: Mapping[str, str]
     """Argument -> type such as `*bf16`, `i64`, `fp32`; `:16` after it where the value is a multiple of 16."""
-    constants: dict[str, object]
+    constants: Mapping[str, object]
     """Argument of type `tl.constexpr` -> value."""
     num_warps: int = 4
 
@@ -117,7 +117,7 @@ KERNELS: dict[str, Callable[[], Case]] = {
 
 
 def compile_for(
-    kernel: Any, *, signature: dict[str, str], constants: dict[str, object], capability: int, num_warps: int = 4
+    kernel: Any, *, signature: Mapping[str, str], constants: Mapping[str, object], capability: int, num_warps: int = 4
 ) -> Compiled:
     """Compile a kernel for a CUDA target, with no GPU at hand.
 
@@ -146,7 +146,7 @@ def compile_for(
     source = ASTSource(
         kernel,
         {name: kind.removesuffix(":16") for name, kind in arguments.items()},
-        constexprs=constants,
+        constexprs=dict(constants),
         attrs={(place,): [["tt.divisibility", 16]] for place in aligned},
     )
     binary = triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": num_warps})

@@ -67,7 +67,7 @@ def _block_shape(online: Tensor, anchors: range) -> tuple[int, int]:
     """Return how many online views and how many anchors a block has."""
     size = CPU_BLOCK if online.device.type == "cpu" else GPU_BLOCK
     num_images = online.shape[1]
-    return max(1, size // (len(anchors) * num_images)), num_images
+    return max(1, size // (len(anchors) * num_images)), max(1, size // num_images)
 
 
 def _parts(whole: range, size: int) -> list[slice]:
@@ -79,7 +79,7 @@ def _block(o: Tensor, t: Tensor, rows: slice, weights: tuple[float, float], grad
     contrastive_weight, invariance_weight = weights
     is_whole = rows.stop - rows.start == len(t)
     log_p = o[:, rows] @ t.mT  # logits of (1)
-    log_q = log_p.mT.clone() if is_whole else t[rows] @ o.mT  # of (2): <t_i, o_k> is <o_k, t_i>
+    log_q = log_p.mT.contiguous() if is_whole else t[rows] @ o.mT  # of (2): <t_i, o_k> is <o_k, t_i>
     for logits in (log_p, log_q):
         logits -= logits.logsumexp(-1, keepdim=True)
     positive = log_p.diagonal(rows.start, -2, -1)

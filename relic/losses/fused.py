@@ -32,7 +32,8 @@ def relic_loss(
     """Compute what `relic.losses.relic.relic_loss` does, whose docstring holds, in time and memory linear in B.
 
     (With all other images as negatives, time is quadratic in B.) Memory is that of a few copies of the outputs in
-    float32. With negatives, the CPU gives the same bits whatever its number of threads. There are no second derivatives.
+    float32. With listed negatives, the CPU gives the same bits whatever its number of threads. The gradient is a
+    constant to autograd: there are no second derivatives.
 
     Raises:
         ValueError: as the reference.

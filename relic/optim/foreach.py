@@ -10,7 +10,7 @@ from torch import Tensor
 from relic.optim.reference import norm_dtype
 
 BLOCK_BYTES = 2**20
-"""Size of a block on a CPU: all passes over it run in the caches (one Zen core, 35 M parameters: 53 ms per step in such
+"""Size of a block on a CPU: all passes over it run in the caches (one Zen core, 35 M parameters: 55 ms per step in such
 blocks, 75 ms with all parameters together)."""
 
 

@@ -10,7 +10,7 @@ from relic.optim.reference import lars_
 
 SHAPES = [(1,), (3, 5), (8192,), (2047,), (4, 3, 3, 3), (2, 3, 1, 1), (97, 170)]
 SETTINGS = {"momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.5}
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 1e-2}
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2e-2}
 """Relative to the largest element."""
 
 

@@ -29,7 +29,7 @@ def test_no_register_is_spilled(name: str) -> None:
 
 def test_spills_are_seen() -> None:
     case = KERNELS["lars update"]()
-    constants = case.constants | {"BLOCK": 2**12}
+    constants = {**case.constants, "BLOCK": 2**12}
     compiled = compile_for(case.kernel, signature=case.signature, constants=constants, capability=80, num_warps=1)
     assert compiled.spill_bytes > 0
 

@@ -234,10 +234,11 @@ def test_the_compiler_sees_one_operation(is_listed: bool) -> None:
     plain, through = evaluated(fused.relic_loss, online, target, listed), evaluated(compiled, online, target, listed)
     assert torch.equal(plain[0], through[0])
     assert torch.equal(plain[1], through[1])
-    arguments = (online.requires_grad_(), target, listed, 0, 8, *WEIGHTS.values(), True)
+    inputs = (online.requires_grad_(), target, listed, 0, 8, *WEIGHTS.values())
     # Its own test of dynamic shapes reads the gradient of a tensor that is no leaf, and warns.
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
-    torch.library.opcheck(fused.loss_and_gradient, arguments, test_utils=checks)
+    for with_gradient in (True, False):
+        torch.library.opcheck(fused.loss_and_gradient, (*inputs, with_gradient), test_utils=checks)
 
 
 def test_where_the_kernel_is_missing_the_reference_runs_and_a_line_says_so(

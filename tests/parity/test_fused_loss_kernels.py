@@ -22,6 +22,7 @@ CASES = [
     ("many negatives", (6, 4, 3, 2, 70), (1, 2), "float32"),
     ("zero images", (3, 2, 6, 5, 4), None, "float32"),
     ("identical", (2, 2, 6, 5, 4), None, "float32"),
+    ("below the floor", (2, 2, 4, 5, 2), None, "float32"),
 ]
 """Name, (online and target views, images, features, negatives), anchors, dtype."""
 
@@ -44,6 +45,8 @@ for name, sizes, bounds, dtype in json.loads(sys.argv[1]):
     online, target = (torch.randn(shape, generator=generator).to(getattr(torch, dtype)) for shape in shapes)
     if name == "zero images":
         online[:, ::2], target[-1, 1::3] = 0, 0
+    if name == "below the floor":
+        online *= NORM_FLOOR / 100
     if name == "identical":
         online[:], target[:] = online[0, 0], online[0, 0]
 

@@ -59,6 +59,32 @@ def test_parameters_on_the_cpu_do_not() -> None:
     assert not multi_tensor.fits([torch.ones(2)])
 
 
+def test_tables_are_made_again_only_where_memory_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent = []
+    monkeypatch.setattr(multi_tensor, "_sent", lambda table, device: sent.append(table) or table)
+    multi_tensor._address_table.cache_clear()
+    multi_tensor._chunk_tables.cache_clear()
+    tensors = [torch.ones(3), torch.ones(multi_tensor.CHUNK + 1)]
+    for _ in range(3):
+        addresses = multi_tensor._addresses(tensors)
+        chunks, first = multi_tensor._chunks(tensors)
+    assert len(sent) == 3
+    assert addresses.tolist() == [tensor.data_ptr() for tensor in tensors]
+    assert chunks.tolist() == [[0, 0, 3], [1, 0, multi_tensor.CHUNK], [1, multi_tensor.CHUNK, 1]]
+    assert first.tolist() == [0, 1, 3]
+    multi_tensor._addresses([tensors[0], tensors[1].clone()])
+    multi_tensor._chunks([tensors[0], tensors[1].clone()])
+    assert len(sent) == 4
+    multi_tensor._address_table.cache_clear()
+    multi_tensor._chunk_tables.cache_clear()
+
+
+def test_memory_that_moved_before_a_graph_was_captured_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_current_stream_capturing", lambda: True)
+    with pytest.raises(RuntimeError, match="keep gradients in place"):
+        multi_tensor._sent(torch.tensor([1]), torch.device("cuda"))
+
+
 def test_a_missing_triton_is_said_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "triton", None)
     availability.has_triton.cache_clear()
