@@ -32,19 +32,24 @@ class ForwardCost:
     """Elements that the backward pass needs: outputs of convolutions, batch norms and activations."""
 
 
-def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None) -> str:
+def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None, num_nodes: int | None = None) -> str:
     """Return the plan as text.
 
     Args:
         config: the run.
         rate: source images/s per GPU to reckon hours with; None gives the demand of an A100 and an H100.
         world_size: processes; None takes those of this launch.
+        num_nodes: machines; None takes those of this launch, or does not know.
 
     Raises:
         FileNotFoundError, ValueError: as training would.
     """
     data = describe_data(config)
-    world_size = world_size or from_environment(config.device).world_size
+    launched = from_environment(config.device)
+    if world_size is None:
+        world_size, num_nodes = launched.world_size, num_nodes or launched.num_nodes
+    if num_nodes is not None and (num_nodes < 1 or world_size % num_nodes):
+        raise ValueError(f"--gpus {world_size} cannot be spread evenly over --nodes {num_nodes}")
     plan = make_plan(config, num_images=data["num_images"], world_size=world_size)
     large = forward_cost(config.model.backbone, config.model.stem, config.views.large.size)
     small = forward_cost(config.model.backbone, config.model.stem, config.views.small.size)
@@ -55,15 +60,18 @@ def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None) ->
     macs += views.large.count * large.macs if is_relic else 0
     equivalents = macs / (3 * RESNET50_MACS)
 
+    spread = "" if num_nodes in (None, 1) else f" ({num_nodes} nodes of {world_size // num_nodes})"
+    if config.optim.accumulate > 1:
+        spread += f" in {config.optim.accumulate} parts of {plan.micro_batch_size:,}"
     views_per_image = views.large.count + views.small.count
     source_images = plan.total_steps * plan.batch_size
     lines = [
         f"recipe            {config.recipe}: {config.model.backbone} on {config.data} ({plan.num_images:,} images)",
         f"steps             {plan.total_steps:,} of {plan.batch_size:,} images ({plan.steps_per_epoch:,} per epoch),"
-        f" {plan.local_batch_size:,} on each of {world_size} processes",
+        f" {plan.local_batch_size:,} on each of {world_size} processes{spread}",
         f"images            {source_images:,} source images, {source_images * views_per_image:,} views",
         f"learning rate     peak {plan.peak_learning_rate:.4g} after {plan.warmup_steps:,} steps ({config.optim.name})",
-        f"memory            about {memory_bytes(config, plan.local_batch_size, large, small) / 2**30:.1f} GiB per"
+        f"memory            about {memory_bytes(config, plan.micro_batch_size, large, small) / 2**30:.1f} GiB per"
         f" process (weights, optimizer, target, activations in {config.precision})",
         f"work              {macs * 2 / 1e9:,.1f} GFLOP per source image = {equivalents:.2f} ResNet-50 training images",
     ]
@@ -100,8 +108,14 @@ def forward_cost(backbone: str, stem: Stem, size: int) -> ForwardCost:
     return ForwardCost(macs=macs, activations=activations)
 
 
-def memory_bytes(config: RunConfig, local_batch_size: int, large: ForwardCost, small: ForwardCost) -> float:
-    """Estimate the peak: float32 weights, gradients, optimizer and target, and the activations of all online views."""
+def memory_bytes(config: RunConfig, images: int, large: ForwardCost, small: ForwardCost) -> float:
+    """Estimate the peak: float32 weights, gradients, optimizer and target, and all online views' activations.
+
+    Args:
+        config: the run.
+        images: of one forward and backward pass.
+        large, small: what one view costs.
+    """
     with torch.device("meta"):
         model = build_model(config, num_classes=1000)
     parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -110,4 +124,4 @@ def memory_bytes(config: RunConfig, local_batch_size: int, large: ForwardCost, s
     element = torch.empty(0, dtype=DTYPES[config.precision]).element_size()
     views = config.views
     activations = views.large.count * large.activations + views.small.count * small.activations
-    return 4 * (parameters + trained * (1 + buffers)) + local_batch_size * activations * element
+    return 4 * (parameters + trained * (1 + buffers)) + images * activations * element

@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines import decode, views
+from pipelines import decode, sampler, views
+from pipelines.beton import Beton
 from pipelines.build import Backend, build_loader, open_source
 from pipelines.config import ViewsConfig
 
@@ -52,12 +53,13 @@ def views_sheet(
     masks: str | Path | None = None,
     plates: str | Path | None = None,
     num_images: int = 4,
+    indices: Sequence[int] = (),
     seed: int = 0,
     epoch: int = 0,
     backends: Sequence[str] = ("fused",),
     heading: str = "",
 ) -> np.ndarray:
-    """Draw the contact sheet of the first images of an epoch, as training with this seed sees them.
+    """Draw the contact sheet of the first images of an epoch, or of those named, as training with this seed sees them.
 
     Returns:
         uint8 [H, W, 3].
@@ -71,6 +73,7 @@ def views_sheet(
         masks=masks,
         plates=plates,
         num_images=num_images,
+        indices=indices,
         seed=seed,
         epoch=epoch,
         backends=backends,
@@ -88,11 +91,12 @@ def render_examples(
     masks: str | Path | None = None,
     plates: str | Path | None = None,
     num_images: int = 4,
+    indices: Sequence[int] = (),
     seed: int = 0,
     epoch: int = 0,
     backends: Sequence[str] = ("fused",),
 ) -> list[Example]:
-    """Render the first images of an epoch's order with each backend; arguments and errors as `views_sheet`."""
+    """Render images with each backend; arguments and errors as `views_sheet`."""
     if num_images < 1:
         raise ValueError(f"num_images={num_images} shows nothing: give 1 or more")
     if not backends:
@@ -104,28 +108,25 @@ def render_examples(
         )
     source = open_source(data, recipe, masks=masks, plates=plates)
     beton = source.beton
+    unknown = [index for index in indices if not 0 <= index < beton.num_images]
+    if unknown:
+        raise ValueError(f"{data} has images 0 to {beton.num_images - 1}, no image {unknown[0]}")
+    settings: dict[str, Any] = {"masks": masks, "plates": plates, "seed": seed, "epoch": epoch}
     batches = {
-        backend: _first_batch(
-            data,
-            recipe,
-            masks=masks,
-            plates=plates,
-            batch_size=min(num_images, beton.num_images),
-            seed=seed,
-            epoch=epoch,
-            backend=backend,
-        )
+        backend: _named_images(data, recipe, indices, backend=backend, **settings)
+        if indices
+        else _first_batch(data, recipe, batch_size=min(num_images, beton.num_images), backend=backend, **settings)
         for backend in backends
     }
-    indices = next(iter(batches.values()))[0]
+    found = next(iter(batches.values()))[0]
     for backend, (order, _) in batches.items():
-        if not np.array_equal(order, indices):
+        if not np.array_equal(order, found):
             raise ValueError(f"backend {backend!r} reads the images in an order of its own: show it alone")
     rows = views.draw(
-        recipe, seed=seed, epoch=epoch, indices=indices, heights=beton.heights[indices], widths=beton.widths[indices]
+        recipe, seed=seed, epoch=epoch, indices=found, heights=beton.heights[found], widths=beton.widths[found]
     )
     examples = []
-    for slot, index in enumerate(indices):
+    for slot, index in enumerate(found):
         has_mask = source.masks is not None and not source.masks.absent[index]
         mask = source.masks.mask(index) if source.masks is not None and has_mask else None
         if mask is None:
@@ -147,17 +148,29 @@ def render_examples(
 
 
 def _first_batch(
-    data: str | Path, recipe: ViewsConfig, *, epoch: int, backend: str, **settings
+    data: str | Path, recipe: ViewsConfig, *, epoch: int, backend: str, start: int = 0, **settings
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return int64 [N] indices and one uint8 [N, size, size, 3] per view."""
+    """Return int64 [N] indices and one uint8 [N, size, size, 3] per view, from a position in the epoch's order on."""
     known = cast(Backend, backend)  # build_loader refuses other names
     loader = build_loader(data, recipe, backend=known, num_threads=1, prefetch=1, drop_last=False, **settings)
     try:
-        loader.set_epoch(epoch)
+        loader.load_state_dict({**loader.state_dict(), "epoch": epoch, "position": start})
         batch = next(iter(loader))
         return batch.index.numpy(), [view.numpy() for view in (*batch.large, *batch.small)]
     finally:
         loader.close()
+
+
+def _named_images(
+    data: str | Path, recipe: ViewsConfig, indices: Sequence[int], *, seed: int, epoch: int, **settings
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """Return what `_first_batch` does, of the images that are named, each at its place in the order."""
+    with Beton(data) as beton:
+        order = sampler.order(beton.num_images, seed=seed, epoch=epoch)
+    places = [int(np.flatnonzero(order == index)[0]) for index in indices]
+    single = [_first_batch(data, recipe, epoch=epoch, seed=seed, start=p, batch_size=1, **settings) for p in places]
+    views_of = zip(*(rendered for _, rendered in single), strict=True)
+    return np.concatenate([index for index, _ in single]), [np.concatenate(view) for view in views_of]
 
 
 def _title(index: int, image: np.ndarray, label: int, class_names: list[str] | None, mask: np.ndarray | None) -> str:

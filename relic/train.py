@@ -25,6 +25,7 @@ from relic.cores import available
 from relic.distributed import Group, World, from_environment, process_group
 from relic.evaluate.health import health_warnings, measure
 from relic.evaluate.probe import probe_views
+from relic.lock import only_writer
 from relic.models.twin import Twin
 from relic.peers import Peers, watched
 from relic.plan import Plan, make_plan
@@ -91,6 +92,8 @@ def train(config: RunConfig) -> Path:
         data = describe_data(config)
         plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
         folder = open_run(config, world)
+        if world.is_main:
+            closing.enter_context(only_writer(folder))
         loader = training_loader(config, plan, world, loader_threads)
         closing.callback(loader.close)
         kept = config.checkpoint

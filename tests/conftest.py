@@ -19,6 +19,7 @@ EXTRA_MODULES = {
     "kornia": "kornia",
     "lightly": "lightly",
     "engine": "pipelines.engine.native",
+    "triton": "triton",
 }
 """Name in the marker `extra` -> what must import."""
 

@@ -26,6 +26,8 @@ class Pretrain:
     """With --dry-run: source images/s per GPU to reckon hours with."""
     gpus: int | None = None
     """With --dry-run: number of processes to plan for; by default those of this launch."""
+    nodes: int | None = None
+    """With --dry-run: number of machines that these are spread over."""
 
 
 def pretrain(arguments: list[str]) -> int:
@@ -43,7 +45,7 @@ def pretrain(arguments: list[str]) -> int:
     if chosen.dry_run:
         from relic.dry_run import dry_run
 
-        print(dry_run(chosen.run, rate=chosen.rate, world_size=chosen.gpus))
+        print(dry_run(chosen.run, rate=chosen.rate, world_size=chosen.gpus, num_nodes=chosen.nodes))
         return 0
     return _train(chosen.run)
 

@@ -20,6 +20,7 @@ def views(
     masks: Path | None = None,
     plates: Path | None = None,
     images: int = 4,
+    indices: Annotated[tuple[int, ...], tyro.conf.arg(metavar="INDEX [INDEX ...]")] = (),
     seed: int = 0,
     epoch: int = 0,
     backends: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME [NAME ...]")] = ("reference", "fused"),
@@ -36,6 +37,7 @@ def views(
         masks: Mask store of the beton, to show masks and what becomes of backgrounds.
         plates: Background plates (.npy); with them backgrounds are swapped instead of removed.
         images: Number of images.
+        indices: Images of the beton by their positions in it, instead of the first ones of the epoch.
         seed: Seed of the order and of the views.
         epoch: Epoch whose views are drawn.
         backends: Who renders, one row each: reference, fused, ...; all after the first are compared with it.
@@ -44,6 +46,8 @@ def views(
         raise ValueError(f"--out {out} is no .png file: give it that ending")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"{out.parent}: no such folder for --out; make it with `mkdir -p {out.parent}`")
+    if indices and (not src.is_file() or src.suffix.lower() in (".tar", ".zip")):
+        raise ValueError(f"--indices count the images of a beton, and {src} is none: convert it first")
     chosen = _views_config(recipe, swap=plates is not None)
 
     from relic.pictures import png, views_sheet
@@ -55,6 +59,7 @@ def views(
             masks=masks,
             plates=plates,
             num_images=images,
+            indices=indices,
             seed=seed,
             epoch=epoch,
             backends=backends,

@@ -18,6 +18,11 @@ from relic.losses import all_negatives, sampled_negatives
 from relic.losses import relic as reference
 from relic.losses.relic import NORM_FLOOR, RelicLoss, check_inputs
 
+try:  # once, as torch.compile could not follow it; not imported, as the CPU does without
+    HAS_TRITON = importlib.util.find_spec("triton") is not None
+except ImportError:  # from a finder that forbids it
+    HAS_TRITON = False
+
 
 def relic_loss(
     online: Tensor,
@@ -56,15 +61,13 @@ def relic_loss(
     return RelicLoss(total, contrastive.detach(), invariance.detach())
 
 
-@torch.compiler.assume_constant_result
 def has_kernel(device: str, dtype: torch.dtype) -> bool:
     """Return whether the form with a few negatives runs on such outputs; says once that it does not."""
     if device == "cpu":
         return True
-    has_triton = importlib.util.find_spec("triton") is not None
-    if device == "cuda" and has_triton and dtype != torch.float64:
+    if device == "cuda" and HAS_TRITON and dtype != torch.float64:
         return True
-    say_missing(f"{dtype} on {device}", "" if has_triton else ": install triton")
+    say_missing(f"{dtype} on {device}", "" if HAS_TRITON else ": install triton")
     return False
 
 

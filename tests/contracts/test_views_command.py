@@ -142,3 +142,22 @@ def test_backends_agree_on_photographs(imagenet_files, tmp_path, monkeypatch, ca
     assert main(["views", str(tmp_path / "photographs.tar"), *flags]) == 0
     assert len(differences) == 2
     assert 0 < max(differences) < 1
+
+
+def test_named_images_show_the_views_that_training_saw(tiny_beton, tmp_path):
+    from relic.pictures import render_examples
+
+    views = ViewsConfig()
+    first = render_examples(tiny_beton, views, num_images=5, seed=3, epoch=2)
+    chosen = [first[3], first[1]]
+    indices = [int(example.title.split()[1]) for example in chosen]
+    named = render_examples(tiny_beton, views, indices=indices, seed=3, epoch=2)
+    for example, expected in zip(named, chosen, strict=True):
+        assert example.title == expected.title
+        for left, right in zip(example.views["fused"], expected.views["fused"], strict=True):
+            np.testing.assert_array_equal(left, right)
+
+
+def test_an_image_that_is_not_there_is_named(tiny_beton, tmp_path, capsys):
+    assert main(["views", str(tiny_beton), "--out", str(tmp_path / "a.png"), "--indices", "1", "99"]) == 1
+    assert "has images 0 to 11, no image 99" in capsys.readouterr().err
