@@ -81,18 +81,22 @@ def assert_same_bits(left: object, right: object, where: str = "checkpoint") -> 
 
 
 @pytest.mark.parametrize(
-    ("loader", "optimizer"),
+    ("loader", "optimizer", "others"),
     [
-        (LoaderConfig(), "lars"),
-        (LoaderConfig(), "adamw"),
-        (LoaderConfig(backend="reference"), "lars"),
-        (LoaderConfig(backend="reference"), "adamw"),
-        (LoaderConfig(photometric="device"), "lars"),
+        (LoaderConfig(), "lars", {}),
+        (LoaderConfig(), "adamw", {}),
+        (LoaderConfig(backend="reference"), "lars", {}),
+        (LoaderConfig(backend="reference"), "adamw", {}),
+        (LoaderConfig(photometric="device"), "lars", {}),
+        (LoaderConfig(), "lars", {"precision": "float16"}),
+        (LoaderConfig(), "sgd", {"precision": "bfloat16", "channels_last": False}),
     ],
-    ids=["fused-lars", "fused-adamw", "reference-lars", "reference-adamw", "device-lars"],
+    ids=["fused-lars", "fused-adamw", "reference-lars", "reference-adamw", "device-lars", "float16-lars", "bfloat16-sgd"],
 )
-def test_seven_plus_thirteen_steps_equal_twenty(loader, optimizer, tmp_path, tiny_beton, tiny_masks, monkeypatch):
-    overrides = {"loader": loader, "optim": OptimConfig(name=optimizer, warmup="2st")}
+def test_seven_plus_thirteen_steps_equal_twenty(
+    loader, optimizer, others, tmp_path, tiny_beton, tiny_masks, monkeypatch
+):
+    overrides = {"loader": loader, "optim": OptimConfig(name=optimizer, warmup="2st"), **others}
     straight = train(small_run(tmp_path / "straight", tiny_beton, tiny_masks, **overrides))
     broken = small_run(tmp_path / "broken", tiny_beton, tiny_masks, **overrides)
     with monkeypatch.context() as patch:
@@ -108,6 +112,8 @@ def test_seven_plus_thirteen_steps_equal_twenty(loader, optimizer, tmp_path, tin
         saved["config"].pop("runs")
     assert_same_bits(left, right)
     assert metrics_of(straight) == metrics_of(resumed)
+    if others.get("precision") == "float16":
+        assert left["scaler"]["_growth_tracker"] > 7  # steps that the loss scale has survived, those before too
 
 
 def test_a_run_may_leave_the_photometric_half_to_the_device(tmp_path, tiny_beton, tiny_masks, monkeypatch):
