@@ -15,6 +15,7 @@ COMMANDS = {
     "loader": ("loader", "a whole loader: images/s, stages, memory, first batch"),
     "growth": ("growth", "what rendering costs as images, views, their side and the blur grow"),
     "loss": ("loss", "time and memory of the fused loss and of its reference, and how they grow"),
+    "step": ("step", "what an optimisation step costs beyond the networks' own forward and backward pass"),
     "kernels": ("kernels", "registers and spills of the Triton kernels on GPUs that need not be here"),
     "scaling": ("scaling", "a step on 8 to 512 GPUs on paper: what bounds it, with every assumption"),
     "compare": ("compare", "two files of records; exit code 1 where a provider became slower"),
