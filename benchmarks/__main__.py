@@ -16,6 +16,7 @@ COMMANDS = {
     "growth": ("growth", "what rendering costs as images, views, their side and the blur grow"),
     "loss": ("loss", "time and memory of the fused loss and of its reference, and how they grow"),
     "step": ("step", "what an optimisation step costs beyond the networks' own forward and backward pass"),
+    "precision": ("precision", "bfloat16 and channels-last against float32 and NCHW: speed, and the loss side by side"),
     "kernels": ("kernels", "registers and spills of the Triton kernels on GPUs that need not be here"),
     "scaling": ("scaling", "a step on 8 to 512 GPUs on paper: what bounds it, with every assumption"),
     "compare": ("compare", "two files of records; exit code 1 where a provider became slower"),
@@ -29,7 +30,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"usage: {PROG} COMMAND [--help] ...\n")
-        print("\n".join(f"  {name:<8} {summary}" for name, (_, summary) in COMMANDS.items()))
+        print("\n".join(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()))
         return OK
     name, *rest = arguments
     if name not in COMMANDS:

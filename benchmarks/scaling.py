@@ -94,7 +94,7 @@ def scaling(
     gpus: Annotated[tuple[int, ...], tyro.conf.arg(metavar="N [N ...]")] = (8, 64, 512),
     local_batch: int = 512,
     concatenate_views: bool | None = None,
-    statistics: Literal["all_gather", "all_reduce"] = "all_gather",
+    statistics: Literal["all_gather", "all_reduce"] = "all_reduce",
     assumptions: Annotated[Assumptions, tyro.conf.arg(name="")] = Assumptions(),
     json: str | None = None,
 ) -> int:
@@ -106,7 +106,7 @@ def scaling(
         gpus: Numbers of GPUs.
         local_batch: Source images per GPU of the second table, where the batch grows with the GPUs.
         concatenate_views: One forward pass for all views of a size; by default as in the recipe.
-        statistics: How batch statistics are exchanged in the forward pass; all_gather is what the code does.
+        statistics: How batch statistics are exchanged in the forward pass; all_reduce is what the code does.
         assumptions: What the model rests on.
         json: File for the records, - for standard output.
     """
