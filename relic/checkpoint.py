@@ -49,8 +49,8 @@ def save(run: Path, step: int, payload: dict[str, Any]) -> Path:
         kept = newest(run)
         held = "no earlier one is there" if kept is None else f"{kept.name} is kept"
         raise OSError(
-            f"checkpoint {path} was not written ({error.strerror or error}); {held}: make room or rights there, then run"
-            " the same command again"
+            f"checkpoint {path} was not written ({error.strerror or error}); {held}: make room or rights there, then"
+            " run the same command again"
         ) from error
     return path
 
@@ -208,9 +208,10 @@ def _seal(file: IO[bytes]) -> None:
     """
     file.seek(-2, os.SEEK_END)  # the length of the comment closes the archive's last record
     file.write(_CHECKSUM_BYTES.to_bytes(2, "little"))
+    checksum = hashlib.sha256()
     file.seek(0)
-    checksum = hashlib.file_digest(file, "sha256") if hasattr(hashlib, "file_digest") else hashlib.sha256(file.read())
-    file.seek(0, os.SEEK_END)
+    while block := file.read(1 << 20):
+        checksum.update(block)
     file.write(checksum.hexdigest().encode())
 
 

@@ -19,7 +19,9 @@ def only_writer(run: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ValueError(f"{run} is being written by another process: wait for it, or give another --name") from error
+            raise ValueError(
+                f"{run} is being written by another process: wait for it, or give another --name"
+            ) from error
         except OSError:  # a file system without locks (some NFS): go on as if there were none to ask
             pass
         yield

@@ -20,7 +20,6 @@ from relic.models.views import run_views
 from relic.optim.groups import build_optimizer
 from relic.precision import gradient_scaler
 
-
 # The running statistics are the same on all processes already. torch 2.14 renamed the option.
 _BUFFER_OPTIONS = ("forward_sync_buffers", "broadcast_buffers")
 _KNOWN = inspect.signature(DistributedDataParallel).parameters

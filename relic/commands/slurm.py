@@ -65,9 +65,7 @@ def _write(chosen: Submission, command: list[str]) -> int:
     from relic.dry_run import dry_run
     from relic.slurm import render, submit
 
-    plan = dry_run(
-        chosen.run, rate=None, world_size=chosen.allocation.world_size, num_nodes=chosen.allocation.nodes
-    )
+    plan = dry_run(chosen.run, rate=None, world_size=chosen.allocation.world_size, num_nodes=chosen.allocation.nodes)
     script = render(
         chosen.allocation,
         [sys.executable, "-m", "relic", *command],

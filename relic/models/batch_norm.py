@@ -75,8 +75,9 @@ class _GlobalBatchNorm(torch.autograd.Function):
         ctx: Any, input: Tensor, weight: Tensor, bias: Tensor, views: int, world_size: int, eps: float
     ) -> tuple[Tensor, Tensor, Tensor]:
         parts = input.chunk(views)
-        # One sum over the processes (a tree of NCCL takes 0.08 ms over 512 GPUs where gathering takes 0.55): the mean of
-        # means, and variance = mean of variances + mean of squared means − squared mean, in float64, since it cancels.
+        # One sum over the processes: NCCL's tree takes 0.08 ms over 512 GPUs where gathering takes 0.55 (on paper). The
+        # mean is that of the means, the variance mean of variances + mean of squared means − squared mean: in float64,
+        # since it cancels.
         sums = torch.stack([_moments(part, eps) for part in parts]).double()  # [views, (mean, variance), C]
         sums = torch.cat([sums, sums[:, :1].square()], dim=1)
         distributed.all_reduce(sums)

@@ -8,8 +8,10 @@ import pytest
 
 from relic.kernels.ahead_of_time import KERNELS, TARGETS, compile_for
 
-triton = pytest.importorskip("triton")
-pytestmark = pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter compiles nothing")
+pytestmark = [
+    pytest.mark.extra("triton"),
+    pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="the interpreter compiles nothing"),
+]
 
 
 @pytest.mark.parametrize("name", KERNELS)

@@ -20,9 +20,9 @@ from relic.optim import Lars
 CASES = Path(__file__).with_name("multi_tensor_cases.py")
 
 
+@pytest.mark.extra("triton")
 def test_the_kernels_equal_the_references() -> None:
     """In a process of its own: Triton reads the variable when it is imported."""
-    pytest.importorskip("triton")
     finished = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CASES)],
         env=os.environ | {"TRITON_INTERPRET": "1"},

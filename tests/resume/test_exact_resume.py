@@ -91,7 +91,15 @@ def assert_same_bits(left: object, right: object, where: str = "checkpoint") -> 
         (LoaderConfig(), "lars", {"precision": "float16"}),
         (LoaderConfig(), "sgd", {"precision": "bfloat16", "channels_last": False}),
     ],
-    ids=["fused-lars", "fused-adamw", "reference-lars", "reference-adamw", "device-lars", "float16-lars", "bfloat16-sgd"],
+    ids=[
+        "fused-lars",
+        "fused-adamw",
+        "reference-lars",
+        "reference-adamw",
+        "device-lars",
+        "float16-lars",
+        "bfloat16-sgd",
+    ],
 )
 def test_seven_plus_thirteen_steps_equal_twenty(
     loader, optimizer, others, tmp_path, tiny_beton, tiny_masks, monkeypatch

@@ -42,7 +42,7 @@ def test_a_signal_saves_at_the_end_of_the_step_and_the_rerun_gives_the_same_bits
     number, tmp_path, tiny_beton, tiny_masks, monkeypatch
 ):
     rarely = CheckpointConfig(every="50st")
-    straight = train(small_run(tmp_path / "straight", tiny_beton, tiny_masks, duration="9st", checkpoint=rarely))
+    train(small_run(tmp_path / "straight", tiny_beton, tiny_masks, duration="9st", checkpoint=rarely))
     stopped = small_run(tmp_path / "stopped", tiny_beton, tiny_masks, duration="9st", checkpoint=rarely)
     before = signal.getsignal(number)
     with monkeypatch.context() as patch:
@@ -114,7 +114,9 @@ def test_a_full_disk_stops_the_run_with_one_line_and_the_rerun_goes_on(tmp_path,
     config = small_run(tmp_path, tiny_beton, tiny_masks, checkpoint=CheckpointConfig(every="7st"))
     with monkeypatch.context() as patch:
         at_step(patch, 9, lambda state: patch.setattr(checkpoint, "_serialise", full))
-        with pytest.raises(OSError, match=r"step-000014.pt was not written \(No space left on device\); step-000007.pt is"):
+        with pytest.raises(
+            OSError, match=r"step-000014.pt was not written \(No space left on device\); step-000007.pt is"
+        ):
             train(config)
     run = train(config)
     assert checkpoint.all_steps(run) == [14, 20]

@@ -48,5 +48,7 @@ def test_kills_at_random_moments_change_no_bit(tmp_path):
                 assert code in (0, EXIT_CODE, -signal.SIGKILL, -signal.SIGTERM), "\n".join(running.lines)
             resumed += bool(running.said("resumes at step"))
         assert same_bits(outcome(tmp_path, f"round{rounds}", 60), expected)
-    print(f"{kills} kills ({saved} saved on SIGTERM) in {rounds} runs, {resumed} resumed from a checkpoint: the same bits")
+    print(
+        f"{kills} kills ({saved} saved on SIGTERM) in {rounds} runs, {resumed} resumed from a checkpoint: the same bits"
+    )
     assert resumed

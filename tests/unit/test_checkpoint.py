@@ -95,7 +95,7 @@ def test_a_damaged_newest_is_put_aside_for_the_one_before(tmp_path, share):
 def test_no_whole_checkpoint_is_an_error_and_none_at_all_a_new_run(tmp_path):
     assert checkpoint.newest_intact(tmp_path, on_damage=print) is None
     checkpoint.save(tmp_path, 1, {"model": {}}).write_bytes(b"PK")
-    with pytest.raises(checkpoint.DamagedError, match="no checkpoint in .* is whole"):
+    with pytest.raises(checkpoint.DamagedError, match=r"no checkpoint in .* is whole"):
         checkpoint.newest_intact(tmp_path, on_damage=lambda text: None)
 
 
