@@ -143,6 +143,23 @@ class Group:
         distributed.broadcast(content, 0, group=self._control)
         return content.numpy().tobytes()
 
+    def collect(self, rows: torch.Tensor, counts: list[int]) -> torch.Tensor | None:
+        """Return all processes' rows on the CPU, one process after the other; None on all but rank 0.
+
+        Args:
+            rows: [counts[rank], ...] on the CPU.
+            counts: rows of every process.
+        """
+        if self.world.world_size == 1:
+            return rows
+        padded = rows.new_zeros(max(counts), *rows.shape[1:])
+        padded[: len(rows)] = rows
+        every = [torch.empty_like(padded) for _ in counts] if self.world.is_main else None
+        distributed.gather(padded, every, dst=0, group=self._control)
+        if every is None:
+            return None
+        return torch.cat([part[:count] for part, count in zip(every, counts, strict=True)])
+
     def agree(self, wish: int) -> int:
         """Return the largest wish of any process, the same on all of them.
 

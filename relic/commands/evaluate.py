@@ -11,6 +11,9 @@ import tyro
 from relic import cores
 from relic.evaluate.config import Conditions, KnnConfig, LinearConfig, Protocol
 
+EVALUATION_TIMEOUT_SECONDS = 1800.0
+"""Longest wait of a process for the others, which read the same files; rank 0 trains the head alone."""
+
 
 def evaluate(
     source: tyro.conf.Positional[Path],
@@ -31,7 +34,8 @@ def evaluate(
 ) -> None:
     """Judge the frozen online backbone by nearest neighbours and linear heads.
 
-    Prints a table and, for a run, writes RUN/evaluation.json and RUN/linear_head.safetensors.
+    Processes of torchrun share the work of the backbone. Prints a table and, for a run, writes RUN/evaluation.json
+    and RUN/linear_head.safetensors.
 
     Args:
         source: Run directory, checkpoint or weights file (.safetensors, .pth).
@@ -52,7 +56,7 @@ def evaluate(
         json: File for the results, - for standard output in place of the table.
     """
 
-    from relic.distributed import from_environment
+    from relic.distributed import from_environment, process_group
     from relic.evaluate import protocols as evaluation
     from relic.evaluate.linear import save_head
     from relic.weights import load_backbone
@@ -65,19 +69,24 @@ def evaluate(
     if not protocols:
         raise ValueError("no protocol was asked for: give --protocols knn, linear or both")
     data = evaluation.open_data(train, tests, protocols)
+    world = from_environment(device)
     conditions = Conditions(
         view_size=loaded.view_size if view_size is None else view_size,
         center_share=data.center_share if center_share is None else center_share,
         batch_size=batch_size,
-        num_threads=num_threads or cores.available(),
-        device=str(from_environment(device).device),
+        num_threads=num_threads or max(cores.available() // world.local_world_size, 1),
+        device=str(world.device),
         precision=precision,
         backend=backend,
     )
     check_conditions(conditions)
-    results, head = evaluation.evaluate(
-        loaded, data, conditions, protocols=protocols, knn_config=knn, linear_config=linear
-    )
+    with process_group(world, timeout_seconds=EVALUATION_TIMEOUT_SECONDS) as group:
+        judged = evaluation.evaluate(
+            loaded, data, conditions, protocols=protocols, knn_config=knn, linear_config=linear, group=group
+        )
+    if judged is None:
+        return
+    results, head = judged
     record = describe(source, train, loaded, conditions) | results
 
     if loaded.run is not None:

@@ -14,6 +14,7 @@ from pipelines.beton import Beton
 from pipelines.build import Backend, build_loader
 from pipelines.config import evaluation_views
 from pipelines.ops.normalize import normalize
+from relic.distributed import Group, World
 from relic.precision import DTYPES, autocast
 
 PHOTOGRAPH_SHARE = 0.875
@@ -75,8 +76,9 @@ def extract(
     device: torch.device | str = "cpu",
     precision: str = "float32",
     backend: Backend = "fused",
+    group: Group | None = None,
     on_progress: Callable[[int], None] | None = None,
-) -> Features:
+) -> Features | None:
     """Run a backbone in evaluation mode over the centre crops of a beton.
 
     Args:
@@ -89,16 +91,24 @@ def extract(
         device: where the backbone is.
         precision: autocast dtype; float32 on the CPU.
         backend: who decodes and renders.
-        on_progress: called with the number of images done since the last call.
+        group: processes that share the images; None for one.
+        on_progress: called with the number of images done since the last call, of all processes.
+
+    Returns:
+        The features of all images; None on processes other than rank 0.
 
     Raises:
         FileNotFoundError: no such beton.
         ValueError: no images, or one that does not decode.
     """
+    group = group or Group(World(device=torch.device(device)))
+    rank, world_size = group.world.rank, group.world.world_size
     loader = build_loader(
         data,
         evaluation_views(view_size, center_share=share),
         batch_size=batch_size,
+        rank=rank,
+        world_size=world_size,
         num_threads=num_threads,
         backend=backend,
         shuffle=False,
@@ -116,12 +126,15 @@ def extract(
                 labels.append(batch.label.cpu())
                 index.append(batch.index.cpu())
                 if on_progress is not None:
-                    on_progress(len(batch.index))
+                    on_progress(len(batch.index) * world_size)
     finally:
         loader.close()
+    counts = [len(range(other, loader.num_images, world_size)) for other in range(world_size)]
+    found = [group.collect(torch.cat(parts), counts) for parts in (index, labels, features, *[mirrored] * flipped)]
+    if found[0] is None:
+        return None
+    order = found[0].argsort()
+    in_order = [rows if world_size == 1 else rows[order] for rows in found if rows is not None]
     return Features(
-        features=torch.cat(features),
-        labels=torch.cat(labels),
-        index=torch.cat(index),
-        flipped=torch.cat(mirrored) if flipped else None,
+        index=in_order[0], labels=in_order[1], features=in_order[2], flipped=in_order[3] if flipped else None
     )

@@ -15,6 +15,7 @@ import torch
 
 from pipelines.beton import Beton
 from relic.console import Progress
+from relic.distributed import Group
 from relic.evaluate.config import Conditions, KnnConfig, LinearConfig, Protocol
 from relic.evaluate.features import Features, center_share, extract
 from relic.evaluate.health import health
@@ -94,7 +95,8 @@ def evaluate(
     protocols: Sequence[Protocol],
     knn_config: KnnConfig,
     linear_config: LinearConfig,
-) -> tuple[dict[str, Any], Head | None]:
+    group: Group | None = None,
+) -> tuple[dict[str, Any], Head | None] | None:
     """Extract the features of every data set once and run the protocols on them.
 
     Args:
@@ -103,10 +105,11 @@ def evaluate(
         conditions: how images become features.
         protocols: which.
         knn_config, linear_config: their settings.
+        group: processes that share the work of the backbone; rank 0 does the rest. None for one process.
 
     Returns:
-        what `evaluation.json` holds, without where it came from: `tests` {name: {metric: share from 0 to 1}} and the
-        conditions of every number; and the linear head, if one was trained.
+        None on processes other than rank 0; else what `evaluation.json` holds, without where it came from: `tests`
+        {name: {metric: share from 0 to 1}} and the conditions of every number; and the linear head, if one was trained.
 
     Raises:
         ValueError: an image does not decode, or a setting does not fit the data.
@@ -120,8 +123,10 @@ def evaluate(
     backbone = loaded.backbone.to(conditions.device)
     linear_mode = mode(linear_config, data.train.num_images) if "linear" in protocols else None
 
-    def features_of(name: str, data_set: DataSet, flipped: bool) -> Features:
-        with Progress(f"features of {name}", data_set.num_images) as progress:
+    is_main = group is None or group.world.is_main
+
+    def features_of(name: str, data_set: DataSet, flipped: bool) -> Features | None:
+        with Progress(f"features of {name}", data_set.num_images, quiet=not is_main) as progress:
             found = extract(
                 backbone,
                 data_set.path,
@@ -133,11 +138,17 @@ def evaluate(
                 device=conditions.device,
                 precision=conditions.precision,
                 backend=conditions.backend,
+                group=group,
                 on_progress=progress.advance,
             )
-        return dataclasses.replace(found, labels=data_set.labels)
+        return None if found is None else dataclasses.replace(found, labels=data_set.labels)
 
     train = features_of("the training set", data.train, linear_mode == "cached")
+    test_features = {
+        name: train if each.is_training_set else features_of(name, each, False) for name, each in data.tests.items()
+    }
+    if train is None:
+        return None
     spread = np.linspace(0, len(train.labels) - 1, min(HEALTH_IMAGES, len(train.labels))).astype(np.int64)
     head = None
     if linear_mode is not None:
@@ -145,7 +156,8 @@ def evaluate(
 
     tests: dict[str, dict[str, float]] = {}
     for name, data_set in data.tests.items():
-        test = train if data_set.is_training_set else features_of(name, data_set, False)
+        test = test_features[name]
+        assert test is not None
         tests[name] = {}
         if "knn" in protocols:
             tests[name] |= knn(
