@@ -69,3 +69,20 @@ def test_the_number_of_views_goes_back_to_one():
 def test_what_has_no_channels_is_refused():
     with pytest.raises(ValueError, match=r"batch norm needs \[N, C, ...\], not \[4\]"):
         ViewBatchNorm(4)(torch.zeros(4))
+
+
+class Activating(nn.BatchNorm2d):
+    """Does more than normalise, as timm's BatchNormAct2d."""
+
+
+@pytest.mark.parametrize("norm", [Activating(4), nn.BatchNorm2d(4, momentum=None)])
+def test_norms_that_do_something_else_are_refused(norm):
+    with pytest.raises(ValueError, match="cannot share statistics or take concatenated views: run it on one process"):
+        use_view_batch_norm(nn.Sequential(norm), world_size=2)
+
+
+def test_a_norm_without_running_statistics_uses_those_of_the_batch_in_evaluation_too():
+    plain = nn.Sequential(nn.BatchNorm2d(3, track_running_stats=False)).eval()
+    view = torch.randn(4, 3, 5, 5)
+    expected = plain(view)
+    assert torch.equal(use_view_batch_norm(plain, world_size=1)(view), expected)
