@@ -211,7 +211,7 @@ def record(curves: Curves, config: RunConfig, threads: int, shared: dict[str, An
         "high": high,
         "repeats": len(curves.losses[FAST]),
         "threads": threads,
-        "recipe": asdict(config),
+        "recipe": asdict(replace(config, data=Path(config.data).name)),
         "images": {"data": Path(config.data).name},
         "losses": {name: curves.smoothed(name) for name in curves.losses},
         "loss_difference": {"mean": mean, "largest": largest},
