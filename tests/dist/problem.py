@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import torch
@@ -15,10 +17,6 @@ from relic.precision import DTYPES
 from relic.state import TrainState, build_state
 from relic.step import train_step
 
-# Ten updates amplify a rounding a millionfold: in float64 what is left of it is still small.
-DTYPES["float32"] = torch.float64
-torch.set_default_dtype(torch.float64)
-
 IMAGES, STEPS, RATE, DECAY = 16, 10, 0.05, 0.9
 MODEL = ModelConfig(backbone="resnet18x0.125", stem="cifar", projector_hidden=16, predictor_hidden=16, projection_dim=8)
 
@@ -31,6 +29,18 @@ CASES: dict[str, dict] = {
     "supervised": {"loss": LossConfig(kind="supervised")},
     "compiled": {"compile": True},
 }
+
+
+@contextmanager
+def in_float64() -> Iterator[None]:
+    """Let float32 mean float64: ten updates amplify a rounding a millionfold, and here what is left of it is small."""
+    DTYPES["float32"] = torch.float64
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        DTYPES["float32"] = torch.float32
+        torch.set_default_dtype(torch.float32)
 
 
 def configuration(case: str) -> RunConfig:

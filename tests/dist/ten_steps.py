@@ -15,7 +15,7 @@ from relic.distributed import from_environment, process_group
 torch.set_num_threads(1)
 folder, cases = Path(sys.argv[1]), sys.argv[2:]
 world = from_environment("cpu")
-with process_group(world, timeout_seconds=120) as group:
+with problem.in_float64(), process_group(world, timeout_seconds=120) as group:
     for case in cases:
         outcome = problem.run(case, world)
         outcome["losses"] = [

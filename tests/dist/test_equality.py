@@ -42,6 +42,7 @@ def joined(parts: list[Batch]) -> Batch:
     )
 
 
+@problem.in_float64()
 def by_one_process(case: str, world_size: int) -> dict:
     """Do the same steps on the shares of all ranks, one after the other within each part of the batch."""
     config = problem.configuration(case)
