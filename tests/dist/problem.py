@@ -25,7 +25,7 @@ CASES: dict[str, dict] = {
     "global": {"loss": LossConfig(num_negatives=5, negatives_from="global")},
     "all global": {"loss": LossConfig(num_negatives=None, negatives_from="global")},
     "concatenated": {"model": replace(MODEL, concatenate_views=True)},
-    "accumulated": {"optim": OptimConfig(name="lars", accumulate=2)},
+    "accumulated": {"optim": OptimConfig(name="lars", accumulate=2), "loss": LossConfig(num_negatives=1)},
     "supervised": {"loss": LossConfig(kind="supervised")},
     "compiled": {"compile": True},
 }
