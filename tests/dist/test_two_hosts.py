@@ -86,7 +86,7 @@ def test_a_cut_cable_is_a_clear_error_in_time_and_the_rerun_loses_nothing(cable,
         assert second.wait() != 0
     print({name: round(seconds, 1) for name, seconds in ends.items()})
     # gloo notices after the timeout, or the watch does; then the others are listened to for some seconds
-    assert all(seconds < TIMEOUT + 10 for seconds in ends.values()), ends
+    assert all(seconds < TIMEOUT + 15 for seconds in ends.values()), ends
     assert "rank 1 on relic-b" in first.said("relic pretrain: error")[0]
     assert any(
         word in second.said("relic pretrain: error")[0]
