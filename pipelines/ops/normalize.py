@@ -28,5 +28,6 @@ def normalize(view: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.T
 @lru_cache(maxsize=16)
 def scale_and_shift(device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
     """Return float32 [3] each: a normalised value is grey level * scale + shift."""
-    mean, std = torch.tensor(IMAGENET_MEAN, device=device), torch.tensor(IMAGENET_STD, device=device)
+    # the type is named: what a process's default type was at the first call would stay in the cache
+    mean, std = (torch.tensor(value, dtype=torch.float32, device=device) for value in (IMAGENET_MEAN, IMAGENET_STD))
     return 1 / (255 * std), -mean / std

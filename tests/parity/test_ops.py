@@ -30,6 +30,7 @@ from view_cases import (
 from pipelines.backends import reference
 from pipelines.config import ViewsConfig
 from pipelines.ops import background, blur, color, solarize
+from pipelines.ops.normalize import scale_and_shift
 from pipelines.views import BRIGHTNESS, CONTRAST, HUE, REMOVE, SATURATION, SWAP
 
 MODES = ("relicv2", "torchvision")
@@ -302,3 +303,15 @@ def test_the_plate_is_not_flipped_with_the_view():
         unresized(picture, table_row(flip=flip, background=SWAP), mask=nothing, plate=plate) for flip in (False, True)
     ]
     np.testing.assert_array_equal(*views)
+
+
+def test_normalisation_does_not_depend_on_the_default_type_of_its_first_call():
+    """Its constants are kept for the process: a float64 first call must not change what float32 views become."""
+    scale_and_shift.cache_clear()
+    torch.set_default_dtype(torch.float64)
+    try:
+        constants = scale_and_shift(torch.device("cpu"))
+    finally:
+        torch.set_default_dtype(torch.float32)
+        scale_and_shift.cache_clear()
+    assert [constant.dtype for constant in constants] == [torch.float32, torch.float32]
