@@ -12,7 +12,8 @@ import cv2
 import numba
 import numpy as np
 
-WORKING_SIDE = 300  # pixels; larger images are shrunk first, as in section 5
+from saliency.priors.scene import WORKING_SIDE, Scene
+
 PASSES = 3  # K in algorithm 1
 BORDER = 0.1  # width of the border strips; 30 pixels of 300
 SMOOTHING = 50.0  # alpha: the kernel of the morphological smoothing is alpha * sqrt(mean saliency) wide
@@ -31,24 +32,23 @@ def minimum_barrier(image: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: not uint8 [H, W, 3], or without pixels.
     """
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or image.size == 0:
-        raise ValueError(f"an image for a saliency prior is uint8 [H, W, 3]; this one is {image.dtype} {image.shape}")
-    height, width = image.shape[:2]
-    shrink = min(1.0, WORKING_SIDE / max(height, width))
-    size = max(1, round(width * shrink)), max(1, round(height * shrink))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if shrink < 1 else image
-    lab = cv2.cvtColor(np.ascontiguousarray(small), cv2.COLOR_RGB2LAB).astype(np.float32)
+    scene = Scene(image)
+    return scene.full_size(of_scene(scene))
+
+
+def of_scene(scene: Scene) -> np.ndarray:
+    """Map the saliency of a prepared image: float32 [h, w] in [0, 1], at the scene's size."""
+    lab = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2LAB).astype(np.float32)
     barrier = np.zeros(lab.shape[:2], np.float32)
     for channel in range(3):
         barrier += _barrier_distance(np.ascontiguousarray(lab[..., channel]), PASSES)
     saliency = _scaled(barrier) + _scaled(_border_contrast(lab))
     peak = float(saliency.max())
     if peak < 1e-6:
-        return np.zeros((height, width), np.float32)
+        return np.zeros(lab.shape[:2], np.float32)
     saliency = _smoothed(saliency / peak)
     saliency = _scaled(saliency * _centredness(*saliency.shape))
-    saliency = 1 / (1 + np.exp(-CONTRAST * (saliency - np.float32(0.5))))
-    return cv2.resize(saliency, (width, height), interpolation=cv2.INTER_LINEAR)
+    return 1 / (1 + np.exp(-CONTRAST * (saliency - np.float32(0.5))))
 
 
 @numba.njit(cache=True, nogil=True)
