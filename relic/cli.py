@@ -14,7 +14,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "data info": ("data:info", "what is inside a beton"),
     "data check": ("data:check", "every sample decodes"),
     "data synthetic": ("synthetic:synthetic", "write the embedded data set of photograph-like images"),
-    "masks infer": ("masks:infer", "label-free saliency masks of a beton"),
+    "masks infer": ("masks_infer:infer", "label-free saliency masks of a beton, maps of a folder"),
+    "masks backgrounds": ("masks_backgrounds:backgrounds", "background plates for swaps, objects filled in"),
+    "masks score": ("masks_score:score", "how good masks are, and how far priors agree"),
     "views": ("views:views", "contact sheet of the views a recipe makes"),
     "pretrain": ("pretrain:pretrain", "pretrain with a recipe"),
     "resume": ("pretrain:resume", "continue a run exactly where it stopped"),
@@ -50,7 +52,7 @@ def _unknown(arguments: list[str]) -> int:
         print(f"relic: error: no command {' '.join(arguments[:2])!r}: did you mean {nearest[0]!r}?", file=sys.stderr)
         return WRONG_USE
     if groups:
-        print("\n".join(f"  relic {name:<16} {COMMANDS[name][1]}" for name in groups))
+        print("\n".join(f"  relic {name:<17} {COMMANDS[name][1]}" for name in groups))
         return OK
     nearest = difflib.get_close_matches(arguments[0], COMMANDS, 1)
     hint = f"did you mean {nearest[0]!r}?" if nearest else "`relic --help` lists the commands"
@@ -60,5 +62,5 @@ def _unknown(arguments: list[str]) -> int:
 
 def _overview() -> str:
     lines = ["usage: relic COMMAND [--help] ...", "", "ReLICv2 pretraining of ResNets, built around the data path.", ""]
-    lines += [f"  {name:<16} {summary}" for name, (_, summary) in COMMANDS.items()]
+    lines += [f"  {name:<17} {summary}" for name, (_, summary) in COMMANDS.items()]
     return "\n".join(lines)
