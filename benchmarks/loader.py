@@ -154,15 +154,15 @@ def _serve(beton: Path, recipe: ViewsConfig, batches: int, options: dict[str, An
 
 
 def _described(path: Path) -> dict[str, Any]:
-    from pipelines.beton import Beton
+    from pipelines.shards import open_beton
 
-    with Beton(path) as beton:
+    with open_beton(path) as beton:
         return {
             "folder": path.name,
             "count": beton.num_images,
-            "mean_kilobytes": round(float(beton.payload_sizes.mean()) / 1000, 1),
-            "mean_height": round(float(beton.heights.mean())),
-            "mean_width": round(float(beton.widths.mean())),
+            "mean_kilobytes": round(beton.payload_sizes.mean() / 1000, 1),
+            "mean_height": round(beton.heights.mean()),
+            "mean_width": round(beton.widths.mean()),
         }
 
 

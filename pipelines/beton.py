@@ -11,11 +11,15 @@ from __future__ import annotations
 import hashlib
 import mmap
 import os
+from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+
+from saliency.shards import BLOCK_IMAGES, Column
 
 FORMAT_VERSION = 2
 MIN_PAGE_SIZE = 1 << 21
@@ -62,23 +66,38 @@ def classes_path(beton: str | Path) -> Path:
     return Path(f"{beton}.classes.txt")
 
 
+def read_class_names(path: str | Path) -> list[str] | None:
+    """Read the class names that lie beside a beton; None where there are none."""
+    classes = classes_path(path)
+    if not classes.is_file():
+        return None
+    return classes.read_text(encoding="utf-8", errors="surrogateescape").removesuffix("\n").split("\n")
+
+
 class Beton:
     """Read a beton, ours or one that FFCV's `DatasetWriter` wrote: the first image field and the first int
     field.
 
-    The file is mapped, not read: opening costs the two tables only. Safe to share between threads; pickles
-    by path.
+    The file is mapped, not read, and its tables stay in it: opening goes through them once, and keeps no byte per
+    image (8 where the file's allocations are not in the order of the images, as FFCV's workers leave them). Safe to
+    share between threads; pickles by path. `pipelines.shards.open_beton` opens this or many of these as one.
 
-    Attributes: `path`; `num_images`; `page_size`; `labels` int64 [N], -1 = unlabeled (everywhere where the
-    file has no int field); `heights`, `widths` int64 [N], pixels; `payload_sizes` int64 [N], bytes;
-    `class_names`, from the file `PATH.classes.txt`, None where there is none.
+    Attributes: `path`, `files` (this one); `num_images`; `page_size`; `labels`, int64 per image, -1 = unlabeled
+    (everywhere where the file has no int field); `heights`, `widths`, pixels; `payload_sizes`, bytes, each a
+    `saliency.shards.Column`; `class_names`, from the file `PATH.classes.txt`, None where there is none; `is_in_order`,
+    whether allocations are in the order of the images.
+
+    Args:
+        path: the file.
+        checked: this process has opened the file before, whole and in order: its tables are not gone through again.
 
     Raises FileNotFoundError where there is no file, ValueError where it is no beton, or an interrupted,
     truncated or damaged one, or has no image field.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, *, checked: bool = False):
         self.path = Path(path)
+        self.files = [self.path]
         if not self.path.is_file():
             what = "is a folder, not a beton" if self.path.is_dir() else "no such file"
             raise FileNotFoundError(f"{self.path}: {what}; make a beton by `relic data convert SRC OUT.beton`")
@@ -88,18 +107,15 @@ class Beton:
                 raise ValueError(f"{self.path}: not a beton ({self._file_size} bytes are less than its header)")
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         try:
-            self._read_tables()
+            self._map_tables(checked=checked)
+            if not checked:
+                self._check_payloads()
         except ValueError:
             self.close()
             raise
-        classes = classes_path(self.path)
-        self.class_names: list[str] | None = None
-        if classes.is_file():
-            text = classes.read_text(encoding="utf-8", errors="surrogateescape")
-            self.class_names = text.removesuffix("\n").split("\n")
         self._fingerprint: str | None = None
 
-    def _read_tables(self) -> None:
+    def _map_tables(self, *, checked: bool) -> None:
         header = self._array(HEADER, 1, 0)[0]
         if header["version"] != FORMAT_VERSION or int(header["page_size"]).bit_count() != 1:
             raise ValueError(f"{self.path}: not a beton (its header is not that of FFCV's format {FORMAT_VERSION})")
@@ -116,33 +132,57 @@ class Beton:
         if IMAGE_ID not in type_ids:
             raise ValueError(f"{self.path}: has no image field, only the types {type_ids}")
         rows = self._array(sample_dtype(type_ids), self.num_images, HEADER.itemsize + fields.nbytes)
-
         image = rows[f"f{type_ids.index(IMAGE_ID)}"]
-        self._raw = image["mode"] == RAW
-        self.heights = image["height"].astype(np.int64)
-        self.widths = image["width"].astype(np.int64)
-        self._pointers = image["pointer"].astype(np.int64)
+        self._modes, self._pointers = image["mode"], image["pointer"]
+        self.heights, self.widths = Column.of(image["height"]), Column.of(image["width"])
         if INT_ID in type_ids:
-            self.labels = rows[f"f{type_ids.index(INT_ID)}"].astype(np.int64)
+            self.labels = Column.of(rows[f"f{type_ids.index(INT_ID)}"])
         else:
-            self.labels = np.full(self.num_images, -1, np.int64)
-        self.payload_sizes = self._sizes_of(self._pointers, int(header["allocation_table"]))
-        if (self.payload_sizes[self._raw] != 3 * (self.heights * self.widths)[self._raw]).any():
-            raise ValueError(f"{self.path}: damaged (a raw image has not height x width x 3 bytes); convert it again")
+            self.labels = Column.of(np.broadcast_to(np.int64(-1), self.num_images))
 
-    def _sizes_of(self, pointers: np.ndarray, table: int) -> np.ndarray:
+        table = int(header["allocation_table"])
         allocations = self._array(ALLOCATION, max(self._file_size - table, 0) // ALLOCATION.itemsize, table)
+        if len(allocations) < self.num_images:
+            raise ValueError(f"{self.path}: truncated (its allocation table lacks images); copy or convert it again")
+        self.is_in_order = checked or self._are_in_order(allocations)
+        self._sizes = allocations["size"] if self.is_in_order else self._found_sizes(allocations)
+        self.payload_sizes = Column.of(self._sizes)
+
+    def _are_in_order(self, allocations: np.ndarray) -> bool:
+        """Say whether the allocations are those of the images, one each, in their order: as our writer leaves them."""
+        pointers = allocations["pointer"]
+        return len(allocations) == self.num_images and all(
+            np.array_equal(pointers[block], self._pointers[block]) for block in self._blocks()
+        )
+
+    def _found_sizes(self, allocations: np.ndarray) -> np.ndarray:
         # FFCV's workers append their allocations in the order in which they finish, and an empty field of the same
         # sample (a BytesField, say) points where the next one begins: of equal pointers the largest is the image.
         allocations = allocations[np.lexsort((allocations["size"], allocations["pointer"]))]
         starts = allocations["pointer"].astype(np.int64)
+        pointers = self._pointers.astype(np.int64)
         place = np.maximum(np.searchsorted(starts, pointers, side="right") - 1, 0)
-        if self.num_images and (len(starts) == 0 or (starts[place] != pointers).any()):
+        if (starts[place] != pointers).any():
             raise ValueError(f"{self.path}: truncated (its allocation table lacks images); copy or convert it again")
-        sizes = allocations["size"].astype(np.int64)[place]
-        if (pointers + sizes > self._file_size).any():
-            raise ValueError(f"{self.path}: damaged (an image lies beyond the end of the file); convert it again")
-        return sizes
+        return allocations["size"].astype(np.int64)[place]
+
+    def _check_payloads(self) -> None:
+        end, heights, widths = np.uint64(self._file_size), self.heights.part(0), self.widths.part(0)
+        for block in self._blocks():
+            sizes = self._sizes[block].astype(np.uint64)
+            if ((sizes > end) | (self._pointers[block] > end - sizes)).any():
+                raise ValueError(f"{self.path}: damaged (an image lies beyond the end of the file); convert it again")
+            raw = self._modes[block] == RAW
+            pixels = heights[block][raw].astype(np.uint64) * widths[block][raw]
+            if (sizes[raw] != 3 * pixels).any():
+                raise ValueError(
+                    f"{self.path}: damaged (a raw image has not height x width x 3 bytes); convert it again"
+                )
+
+    def _blocks(self) -> Iterator[slice]:
+        """Yield the images a bounded number at a time."""
+        for first in range(0, self.num_images, BLOCK_IMAGES):
+            yield slice(first, min(first + BLOCK_IMAGES, self.num_images))
 
     def _array(self, dtype: np.dtype, count: int, offset: int) -> np.ndarray:
         if offset + count * dtype.itemsize > self._file_size:
@@ -151,20 +191,25 @@ class Beton:
             )
         return np.frombuffer(self._map, dtype, count, offset)
 
+    @cached_property
+    def class_names(self) -> list[str] | None:
+        """The classes, from the file `PATH.classes.txt`; None where there is none."""
+        return read_class_names(self.path)
+
     def __len__(self) -> int:
         return self.num_images
 
     def is_jpeg(self, index: int) -> bool:
         """Say whether image `index` is stored as a JPEG file (`jpeg`) rather than as pixels (`pixels`)."""
-        return not self._raw[index]
+        return bool(self._modes[index] != RAW)
 
     def _payload(self, index: int) -> memoryview:
         pointer = int(self._pointers[index])
-        return memoryview(self._map)[pointer : pointer + int(self.payload_sizes[index])]
+        return memoryview(self._map)[pointer : pointer + int(self._sizes[index])]
 
     def jpeg(self, index: int) -> memoryview:
         """Give the JPEG file of image `index` without copying it; ValueError where it is stored as pixels."""
-        if self._raw[index]:
+        if not self.is_jpeg(index):
             raise ValueError(f"{self.path}: image {index} is stored as pixels; read it with `pixels`")
         return self._payload(index)
 
@@ -172,7 +217,7 @@ class Beton:
         """Give image `index` as uint8 [H, W, 3], read-only, not copied; ValueError where it is stored as a
         JPEG.
         """
-        if not self._raw[index]:
+        if self.is_jpeg(index):
             raise ValueError(f"{self.path}: image {index} is stored as a JPEG; read it with `jpeg`")
         shape = (int(self.heights[index]), int(self.widths[index]), 3)
         return np.frombuffer(self._payload(index), np.uint8).reshape(shape)
@@ -183,20 +228,25 @@ class Beton:
         Neither the file's name nor its page size enters, so a moved or repaged beton keeps its masks.
         """
         if self._fingerprint is None:
+            if len(self._sizes) != self.num_images:
+                raise ValueError(f"{self.path}: is closed")
             digest = hashlib.sha256(b"relic sample table 1")
             for column, dtype in (
-                (self.labels, "<i8"),
-                (self.heights, "<u4"),
-                (self.widths, "<u4"),
-                (self._raw, "u1"),
-                (self.payload_sizes, "<u8"),
+                (self.labels.part(0), "<i8"),
+                (self.heights.part(0), "<u4"),
+                (self.widths.part(0), "<u4"),
+                (self._modes == RAW, "u1"),
+                (self._sizes, "<u8"),
             ):
-                digest.update(column.astype(dtype).tobytes())
+                for block in self._blocks():
+                    digest.update(column[block].astype(dtype).tobytes())
             self._fingerprint = digest.hexdigest()
         return self._fingerprint
 
     def close(self) -> None:
         """Unmap the file; views that are still held keep the memory alive until they go."""
+        self._modes = self._pointers = self._sizes = np.zeros(0, np.int64)
+        self.labels = self.heights = self.widths = self.payload_sizes = Column.of(self._sizes)
         try:
             self._map.close()
         except BufferError:

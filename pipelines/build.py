@@ -10,13 +10,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 
-from pipelines.beton import Beton
 from pipelines.config import ViewsConfig
 from pipelines.contract import Loader
 from pipelines.engine.settings import Output
 from pipelines.loader import Source, TableLoader
 from pipelines.position import Position
-from saliency.store import MaskStore
+from pipelines.shards import open_beton
+from saliency.store import open_masks
 
 Backend = Literal["fused", "reference", "ffcv", "synthetic"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
@@ -43,15 +43,15 @@ def build_loader(
     photometric: Photometric = "host",
     output: Output = "uint8",
 ) -> Loader:
-    """Open a beton (and its masks and plates) and serve its views.
+    """Open a data set (and its masks and plates) and serve its views.
 
     Args:
-        data: a beton.
+        data: a beton, or the manifest of many.
         recipe: the views.
         batch_size: images per batch on this rank.
         seed: seed of order and views.
         backend: who decodes and renders; `reference` is the truth, `fused` the fast one.
-        masks: mask store of this beton; without one every view keeps its background.
+        masks: mask store of this beton, or the manifest of many; without one every view keeps its background.
         plates: .npy of uint8 [P, h, w, 3], needed for `background.mode="swap"`.
         rank, world_size: which share of the order is this rank's.
         shuffle: False keeps the stored order.
@@ -103,10 +103,10 @@ def open_source(
     data: str | Path, recipe: ViewsConfig, *, masks: str | Path | None = None, plates: str | Path | None = None
 ) -> Source:
     """Open and check the files; raises as `build_loader`."""
-    beton = Beton(data)
+    beton = open_beton(data)
     store = None
     if masks is not None:
-        store = MaskStore(masks)
+        store = open_masks(masks)
         store.check(beton.fingerprint(), beton.num_images)
     bank = None
     if plates is not None:

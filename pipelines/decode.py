@@ -10,7 +10,7 @@ import numpy as np
 import simplejpeg
 from PIL import Image
 
-from pipelines.beton import Beton
+from pipelines.shards import AnyBeton
 
 _thread = threading.local()
 
@@ -19,7 +19,7 @@ class CorruptImageError(ValueError):
     """A stored image does not decode; the message names its index and file, and the mend."""
 
 
-def reference(beton: Beton, index: int) -> np.ndarray:
+def reference(beton: AnyBeton, index: int) -> np.ndarray:
     """Decode with Pillow, as torchvision's image folder does.
 
     Returns:
@@ -39,7 +39,7 @@ def reference(beton: Beton, index: int) -> np.ndarray:
     return _of_listed_size(beton, index, image)
 
 
-def fused(beton: Beton, index: int) -> np.ndarray:
+def fused(beton: AnyBeton, index: int) -> np.ndarray:
     """Decode with libjpeg-turbo (accurate DCT, smooth upsampling: the same pixels as the reference).
 
     Returns:
@@ -62,7 +62,7 @@ def fused(beton: Beton, index: int) -> np.ndarray:
     return _of_listed_size(beton, index, image)
 
 
-def _of_listed_size(beton: Beton, index: int, image: np.ndarray) -> np.ndarray:
+def _of_listed_size(beton: AnyBeton, index: int, image: np.ndarray) -> np.ndarray:
     """Return the image, whose boxes were drawn for the size that the beton lists; another size is damage."""
     height, width = int(beton.heights[index]), int(beton.widths[index])
     if image.shape[:2] != (height, width):
@@ -70,7 +70,7 @@ def _of_listed_size(beton: Beton, index: int, image: np.ndarray) -> np.ndarray:
     return image
 
 
-def corrupt(beton: Beton, index: int, reason: object) -> CorruptImageError:
+def corrupt(beton: AnyBeton, index: int, reason: object) -> CorruptImageError:
     """Return the error that names a sample that does not decode."""
     return CorruptImageError(
         f"image {index} of {beton.path} does not decode ({reason}): run `relic data check {beton.path}` to list all"

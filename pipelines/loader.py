@@ -13,27 +13,28 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Literal
 
 import numpy as np
 import torch
 
 from pipelines import photometric, views
-from pipelines.beton import Beton
 from pipelines.buffers import Buffers
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
 from pipelines.decode import CorruptImageError
 from pipelines.position import Position
-from saliency.store import MaskStore
+from pipelines.shards import AnyBeton
+from saliency.store import AnyMaskStore
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
     """The opened files that views are made of."""
 
-    beton: Beton
-    masks: MaskStore | None = None
+    beton: AnyBeton
+    masks: AnyMaskStore | None = None
     plates: np.ndarray | None = None
     """uint8 [P, h, w, 3], the background plates for swaps."""
 
@@ -108,12 +109,14 @@ class TableLoader:
         self.position.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        waiting = deque(self.position.batches())
+        waiting = self.position.batches()
         pending: deque[_Pending] = deque()
         try:
-            while waiting or pending:
-                while waiting and len(pending) < self.prefetch:
-                    pending.append(self._submit(waiting.popleft()))
+            while True:
+                for indices in islice(waiting, self.prefetch - len(pending)):
+                    pending.append(self._submit(indices))
+                if not pending:
+                    return
                 self._count(occupancy=sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
                 batch = self._deliver(pending[0])  # stays in the queue: if it fails, the rest of it is cancelled too
                 pending.popleft()
@@ -146,7 +149,7 @@ class TableLoader:
             return [self._buffers.take((len(indices), size, size, 3), self.output) for _ in range(count)]
 
         batch = Batch(
-            index=torch.from_numpy(indices.copy()),
+            index=torch.from_numpy(indices),
             label=torch.from_numpy(self.source.beton.labels[indices]),
             large=buffers(self.recipe.large.count, self.recipe.large.size),
             small=buffers(self.recipe.small.count, self.recipe.small.size),

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from pipelines import sampler
-from pipelines.beton import Beton
+from pipelines.shards import AnyBeton
 
-STATE_VERSION = 1
+STATE_VERSION = 2  # of the order; 1 was a permutation of numpy's
 
 
 @dataclass(kw_only=True)
@@ -21,7 +22,7 @@ class Position:
         ValueError: the data set is smaller than one batch of all ranks, and `drop_last` leaves nothing of it.
     """
 
-    beton: Beton
+    beton: AnyBeton
     batch_size: int
     """Images per batch on this rank."""
     seed: int
@@ -45,22 +46,26 @@ class Position:
         """Return the batches of a whole epoch."""
         return self._batches(self.beton.num_images)
 
-    def batches(self) -> list[np.ndarray]:
-        """Return the indices of each batch that is left, the same number of batches on every rank.
+    def batches(self) -> Iterator[np.ndarray]:
+        """Give the indices of each batch that is left, the same number of batches on every rank.
 
-        Without `drop_last` the last batch may be short; a rank's share of it may be empty.
+        Without `drop_last` the last batch may be short; a rank's share of it may be empty. Each is computed when it is
+        asked for, of the epoch and from the position of this call.
         """
-        indices = sampler.order(
-            self.beton.num_images,
-            seed=self.seed,
-            epoch=self.epoch,
-            rank=self.rank,
-            world_size=self.world_size,
-            start=self.delivered,
-            shuffle=self.shuffle,
+        epoch, first, step = self.epoch, self.delivered, self.batch_size * self.world_size
+        return (
+            sampler.order(
+                self.beton.num_images,
+                seed=self.seed,
+                epoch=epoch,
+                rank=self.rank,
+                world_size=self.world_size,
+                start=first + number * step,
+                count=self.batch_size,
+                shuffle=self.shuffle,
+            )
+            for number in range(self._batches(self.beton.num_images - first))
         )
-        starts = range(0, self._batches(self.beton.num_images - self.delivered) * self.batch_size, self.batch_size)
-        return [indices[start : start + self.batch_size] for start in starts]
 
     def _batches(self, num_images: int) -> int:
         global_batch = self.batch_size * self.world_size
@@ -84,6 +89,11 @@ class Position:
         Raises:
             ValueError: the state is of another version, seed or data set.
         """
+        if state.get("version") != STATE_VERSION:
+            raise ValueError(
+                f"loader state has version {state.get('version')}, this loader {STATE_VERSION}, which reads images in"
+                " another order: finish the run with the relicv2 that began it, or start it again under another name"
+            )
         for name, own in self._identity().items():
             if state.get(name) != own:
                 raise ValueError(

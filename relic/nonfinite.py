@@ -36,8 +36,8 @@ def batch_of(step: int, config: RunConfig, plan: Plan) -> dict:
     """Return what a step saw: epoch, seed, and the images in the order in which the ranks are dealt them."""
     epoch, place = divmod(step, plan.steps_per_epoch)
     start = place * plan.batch_size
-    order = sampler.order(plan.num_images, seed=config.seed, epoch=epoch)
-    indices = order[start : start + plan.batch_size].tolist()
+    order = sampler.order(plan.num_images, seed=config.seed, epoch=epoch, start=start, count=plan.batch_size)
+    indices = order.tolist()
     shown = " ".join(str(index) for index in indices[:4])
     return {
         "step": step + 1,

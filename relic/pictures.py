@@ -13,9 +13,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from pipelines import decode, sampler, views
-from pipelines.beton import Beton
 from pipelines.build import Backend, build_loader, open_source
 from pipelines.config import ViewsConfig
+from pipelines.shards import open_beton
 
 # Okabe and Ito's colours, which remain apart in all common colour vision deficiencies, without yellow and black.
 _COLORS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0))
@@ -165,9 +165,8 @@ def _named_images(
     data: str | Path, recipe: ViewsConfig, indices: Sequence[int], *, seed: int, epoch: int, **settings
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return what `_first_batch` does, of the images that are named, each at its place in the order."""
-    with Beton(data) as beton:
-        order = sampler.order(beton.num_images, seed=seed, epoch=epoch)
-    places = [int(np.flatnonzero(order == index)[0]) for index in indices]
+    with open_beton(data) as beton:
+        places = sampler.positions_of(np.asarray(indices), beton.num_images, seed=seed, epoch=epoch).tolist()
     single = [_first_batch(data, recipe, epoch=epoch, seed=seed, start=p, batch_size=1, **settings) for p in places]
     views_of = zip(*(rendered for _, rendered in single), strict=True)
     return np.concatenate([index for index, _ in single]), [np.concatenate(view) for view in views_of]

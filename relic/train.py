@@ -15,9 +15,9 @@ from typing import cast
 
 import torch
 
-from pipelines.beton import Beton
 from pipelines.build import build_loader
 from pipelines.contract import Batch, Loader
+from pipelines.shards import open_beton
 from relic import checkpoint, nonfinite, randomness
 from relic import config as configuration
 from relic.config import RunConfig, run_directory
@@ -176,17 +176,19 @@ def loop(job: Job, first_step: int, notice: Notice) -> int:
 
 
 def describe_data(config: RunConfig) -> dict[str, int]:
-    """Return `num_images` and `num_classes` of the beton.
+    """Return `num_images` of the data set, and `num_classes` where the loss learns them.
 
     Raises:
         ValueError: no data was named, or the supervised loss has no labels to learn.
     """
     if not config.data:
         raise ValueError("data is missing: give --data FILE.beton (made by `relic data convert`)")
-    with Beton(config.data) as beton:
-        if config.loss.kind == "supervised" and (beton.labels < 0).any():
+    with open_beton(config.data) as beton:
+        if config.loss.kind != "supervised":  # the labels of a billion images are gigabytes to read
+            return {"num_images": beton.num_images, "num_classes": 0}
+        if beton.labels.min(initial=0) < 0:
             raise ValueError(f"{config.data} has images without labels: the supervised loss needs a class folder each")
-        return {"num_images": beton.num_images, "num_classes": int(beton.labels.max(initial=-1)) + 1}
+        return {"num_images": beton.num_images, "num_classes": beton.labels.max(initial=-1) + 1}
 
 
 def open_run(config: RunConfig, world: World) -> Path:

@@ -31,6 +31,7 @@ from pipelines.config import CropConfig, ViewsConfig
 from pipelines.contract import Batch
 from pipelines.loader import Source
 from pipelines.position import Position
+from pipelines.shards import ShardedBeton
 
 _POLL_SECONDS = 0.002
 
@@ -47,7 +48,7 @@ class FfcvLoader:
         device: where batches are delivered.
 
     Raises:
-        ValueError: ffcv does not import; an image is too small
+        ValueError: ffcv does not import; the data set has many shards, of which FFCV reads one; an image is too small
             for FFCV's centre crop.
     """
 
@@ -88,14 +89,14 @@ class FfcvLoader:
         self.position.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        batches = self.position.batches()
+        batches = list(self.position.batches())  # FFCV wants the whole order
         running = self._start(batches)
         try:
             for indices in batches:
                 views = self._next(running) if len(indices) else self._no_views()
                 self.position.advance()
                 batch = Batch(
-                    index=torch.from_numpy(indices.copy()),
+                    index=torch.from_numpy(indices),
                     label=torch.from_numpy(self.source.beton.labels[indices]),
                     large=views[: self.recipe.large.count],
                     small=views[self.recipe.large.count :],
@@ -193,6 +194,11 @@ def import_ffcv() -> None:
 
 
 def _stock_loader(source: Source, recipe: ViewsConfig, batch_size: int, num_threads: int, prefetch: int) -> Any:
+    if isinstance(source.beton, ShardedBeton):
+        raise ValueError(
+            f"{source.beton.path} has {len(source.beton.files)} shards, and stock FFCV reads one file: take backend"
+            " 'fused', or a shard of it"
+        )
     try:
         import_ffcv()
     except ImportError as error:

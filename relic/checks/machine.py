@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 from relic.checks.check import Check
@@ -20,6 +21,7 @@ MEMORY = Path("/proc/meminfo")
 LEAST_SHARED_MEMORY = 1 << 30  # NCCL's rings between GPUs of a machine lie there; Docker gives 64 MB
 LEAST_OPEN_FILES = 1024
 READ_SECONDS, READ_BYTES, READ_THREADS = 1.5, 256 << 20, 8
+READ_FILES = 64  # shards read of a large data set, and images whose sizes are looked at
 
 
 def cores() -> Iterator[Check]:
@@ -91,24 +93,30 @@ def open_files() -> Iterator[Check]:
 
 
 def reading(path: Path) -> Iterator[Check]:
-    """Open a beton and read pieces of an image's size in random order, as training does, by eight threads."""
-    from pipelines.beton import Beton
+    """Open a data set and read pieces of an image's size in random order, as training does, by eight threads."""
+    from pipelines.shards import open_beton
 
     name = "reading data"
     try:
-        beton = Beton(path)
+        with open_beton(path) as beton:
+            num_images, files = beton.num_images, beton.files
+            sizes = beton.payload_sizes[:: -(-num_images // READ_FILES) or 1]
     except (OSError, ValueError) as error:
         yield Check(name=name, status="broken", detail=str(error), mend=f"relic data convert SRC {path}")
         return
-    if beton.num_images == 0:
+    if num_images == 0:
         yield Check(name=name, status="broken", detail=f"{path} has no images", mend=f"relic data convert SRC {path}")
         return
-    size = max(int(beton.payload_sizes.mean()), 1)
-    beton.close()
-    places = list(range(0, max(path.stat().st_size - size, 1), size))
-    random.Random(0).shuffle(places)
-    with open(path, "rb", buffering=0) as file:
-        sizes, seconds = _read_all(file.fileno(), places[: READ_BYTES // size + 1], size)
+    chance = random.Random(0)
+    files, size = chance.sample(files, min(len(files), READ_FILES)), max(int(sizes.mean()), 1)
+    places, most = [], READ_BYTES // size // len(files) + 1
+    with ExitStack() as closing:
+        for shard in files:
+            file = closing.enter_context(open(shard, "rb", buffering=0))
+            there = range(0, max(shard.stat().st_size - size, 1), size)
+            places += [(file.fileno(), place) for place in chance.sample(there, min(len(there), most))]
+        chance.shuffle(places)
+        sizes, seconds = _read_all(places, size)
     megabytes = sum(sizes) / 1e6
     detail = (
         f"{megabytes / seconds:,.0f} MB/s in random order, that is {sum(sizes) / size / seconds:,.0f} images/s of"
@@ -117,14 +125,15 @@ def reading(path: Path) -> Iterator[Check]:
     yield Check(name=name, status="ok", detail=detail)
 
 
-def _read_all(descriptor: int, places: list[int], size: int) -> tuple[list[int], float]:
-    """Read `size` bytes at each place, past the page cache where the file system allows; bytes read, and seconds."""
+def _read_all(places: list[tuple[int, int]], size: int) -> tuple[list[int], float]:
+    """Read `size` bytes at each (file, place), past the page cache where it can be; bytes read, and seconds."""
     if hasattr(os, "posix_fadvise"):
-        for place in places:  # only these pages: a training beside us keeps the rest of its cache
+        for descriptor, place in places:  # only these pages: a training beside us keeps the rest of its cache
             os.posix_fadvise(descriptor, place, size, os.POSIX_FADV_DONTNEED)
     start = time.perf_counter()
 
-    def read(place: int) -> int:
+    def read(where: tuple[int, int]) -> int:
+        descriptor, place = where
         return len(os.pread(descriptor, size, place)) if time.perf_counter() - start < READ_SECONDS else 0
 
     with ThreadPoolExecutor(READ_THREADS) as pool:

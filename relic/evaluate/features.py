@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipelines.beton import Beton
 from pipelines.build import Backend, build_loader
 from pipelines.config import evaluation_views
 from pipelines.ops.normalize import normalize
+from pipelines.shards import AnyBeton
 from relic.distributed import Group, World
 from relic.precision import DTYPES, autocast
 
@@ -47,7 +47,7 @@ def evaluation_mode(module: nn.Module) -> Iterator[None]:
             part.training = training
 
 
-def center_share(beton: Beton) -> float:
+def center_share(beton: AnyBeton) -> float:
     """Return the side of the evaluation crop as a share of the shorter side.
 
     0.875 for photographs (224 of 256, the protocols' crop); 1 where no image is larger than 64 pixels, as in CIFAR,

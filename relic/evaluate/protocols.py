@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from pipelines.beton import Beton
+from pipelines.shards import AnyBeton, open_beton
 from relic.console import Progress
 from relic.distributed import Group
 from relic.evaluate.config import Conditions, KnnConfig, LinearConfig, Protocol
@@ -59,19 +59,19 @@ def open_data(train: Path, tests: dict[str, Path], protocols: Sequence[Protocol]
         FileNotFoundError: a file is missing.
         ValueError: images without labels, classes that do not match, or a linear test on the training images.
     """
-    with Beton(train) as beton:
+    with open_beton(train) as beton:
         _check_labels(beton)
         names, fingerprint, share = beton.class_names, beton.fingerprint(), center_share(beton)
         training = DataSet(
             path=train,
             num_images=beton.num_images,
-            labels=torch.from_numpy(beton.labels.copy()),
+            labels=torch.from_numpy(np.asarray(beton.labels)),
             is_training_set=True,
         )
     num_classes = int(training.labels.max()) + 1
     opened = {}
     for name, path in tests.items():
-        with Beton(path) as beton:
+        with open_beton(path) as beton:
             _check_labels(beton)
             opened[name] = DataSet(
                 path=path,
@@ -214,24 +214,25 @@ def _train_head(
         )
 
 
-def _check_labels(beton: Beton) -> None:
+def _check_labels(beton: AnyBeton) -> None:
     unlabeled = int((beton.labels < 0).sum())
     if unlabeled or not beton.num_images:
         what = f"{unlabeled:,} of {beton.num_images:,} images without a label" if unlabeled else "no images"
         raise ValueError(f"{beton.path} has {what}: convert a folder with one sub-folder per class")
 
 
-def _matched_labels(beton: Beton, names: list[str] | None, num_classes: int, train: Path) -> np.ndarray:
+def _matched_labels(beton: AnyBeton, names: list[str] | None, num_classes: int, train: Path) -> np.ndarray:
     """Return the labels of a test beton in the training set's numbering."""
     if beton.class_names is None or names is None:
         if beton.labels.max() >= num_classes:
             raise ValueError(
-                f"{beton.path} has a class {int(beton.labels.max())}, {train} only 0 to {num_classes - 1}: are these"
+                f"{beton.path} has a class {beton.labels.max()}, {train} only 0 to {num_classes - 1}: are these"
                 " the same classes?"
             )
-        return beton.labels.copy()
+        return np.asarray(beton.labels)
     position = {name: number for number, name in enumerate(names)}
-    used = np.unique(beton.labels)
+    labels = np.asarray(beton.labels)
+    used = np.unique(labels)
     unknown = [beton.class_names[number] for number in used if beton.class_names[number] not in position]
     if unknown:
         nearest = difflib.get_close_matches(unknown[0], names, 1)
@@ -242,4 +243,4 @@ def _matched_labels(beton: Beton, names: list[str] | None, num_classes: int, tra
         )
     numbering = np.zeros(int(used.max()) + 1, np.int64)
     numbering[used] = [position[beton.class_names[number]] for number in used]
-    return numbering[beton.labels]
+    return numbering[labels]

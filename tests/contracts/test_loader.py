@@ -30,7 +30,13 @@ CENTERED = ViewsConfig(
     background=BackgroundConfig(chance=0.0),
 )
 """Nothing random: FFCV's views are its own, but those without chance can be compared."""
-BACKENDS = (*TABLE_BACKENDS, pytest.param("ffcv", marks=pytest.mark.extra("ffcv")))
+IN_SHARDS = " in shards"
+BACKENDS = (
+    *TABLE_BACKENDS,
+    "fused" + IN_SHARDS,
+    "synthetic" + IN_SHARDS,
+    pytest.param("ffcv", marks=pytest.mark.extra("ffcv")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +49,9 @@ def ffcv_loader(tiny_beton: Path) -> Iterator[Loader]:
 
 @pytest.fixture(params=BACKENDS)
 def loader(request: pytest.FixtureRequest, make: Make) -> Loader:
+    if request.param.endswith(IN_SHARDS):
+        data, masks = (request.getfixturevalue(name) for name in ("tiny_shards", "tiny_mask_shards"))
+        return make(request.param.removesuffix(IN_SHARDS), data=data, masks=masks)
     if request.param != "ffcv":
         return make(request.param)
     stock = request.getfixturevalue("ffcv_loader")
@@ -168,6 +177,13 @@ def test_the_state_of_another_run_is_refused(loader: Loader, name: str, value: o
     with pytest.raises(ValueError, match=f"loader state has {name} {value}") as raised:
         loader.load_state_dict(state)
     assert "\n" not in str(raised.value)
+
+
+def test_the_state_of_another_order_names_the_mend(loader: Loader):
+    with pytest.raises(
+        ValueError, match="version 1, this loader 2, which reads images in another order: finish the run"
+    ):
+        loader.load_state_dict({**loader.state_dict(), "version": 1})
 
 
 # ---- threads, ranks, the end of an epoch ------------------------------------------------------------------
@@ -312,7 +328,7 @@ def test_stats_count_batches_and_stages(loader: Loader, request: pytest.FixtureR
     assert stats["batches"] == before + taken
     assert stats["wait"] > 0
     assert 0 <= stats["occupancy"] <= 1
-    decodes = request.node.callspec.params["loader"] in DECODING_BACKENDS
+    decodes = request.node.callspec.params["loader"].removesuffix(IN_SHARDS) in DECODING_BACKENDS
     assert decodes == (stats.get("decode", 0) > 0) == (stats.get("render", 0) > 0)
 
 

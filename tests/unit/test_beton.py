@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from making import encoded, pixels
 
+from pipelines.beton import RAW as RAW_MODE
 from pipelines.beton import Beton, classes_path
-from pipelines.prepare.writer import fitting_page_size, payload_start, place, write_beton
+from pipelines.prepare.writer import ROW, fitting_page_size, payload_start, place, write_beton, write_tables
 
 MIB = 1 << 20
 JPEGS = [encoded(40, 30, 1), encoded(17, 64, 2, mode="L")]
@@ -158,6 +161,74 @@ def test_a_file_without_labels_is_unlabeled(tmp_path: Path) -> None:
     path.write_bytes(data)
     with Beton(path) as beton:
         assert beton.labels.tolist() == [-1, -1, -1]
+
+
+def test_allocations_in_any_order_are_found(tmp_path: Path) -> None:
+    """FFCV's workers append them in the order in which they finish."""
+    path = small(tmp_path / "x.beton")
+    with Beton(path) as beton:
+        assert beton.is_in_order
+        sizes, fingerprint = beton.payload_sizes.tolist(), beton.fingerprint()
+    data = path.read_bytes()
+    path.write_bytes(data[:-72] + data[-24:] + data[-72:-24])
+    with Beton(path) as beton:
+        assert not beton.is_in_order
+        assert beton.payload_sizes.tolist() == sizes
+        assert bytes(beton.jpeg(2)) == JPEGS[1]
+        assert beton.fingerprint() == fingerprint
+
+
+def test_the_fingerprint_is_the_one_that_masks_were_made_with(tmp_path: Path) -> None:
+    images = [np.zeros((4, 6, 3), np.uint8), np.zeros((300, 2, 3), np.uint8)]
+    write_beton(tmp_path / "x.beton", images, [-1, 70_000])
+    with Beton(tmp_path / "x.beton") as beton:
+        assert beton.fingerprint() == "daa5f84b1f0847afc5f0882f2d74d4c07fc52ba1020c2948345d990adaeb37ef"
+
+
+def test_a_closed_beton_has_no_fingerprint_of_nothing(tmp_path: Path) -> None:
+    beton = Beton(small(tmp_path / "x.beton"))
+    beton.close()
+    with pytest.raises(ValueError, match="is closed"):
+        beton.fingerprint()
+
+
+def many(path: Path, num_images: int) -> Path:
+    """Write a beton of so many images of one pixel."""
+    rows = np.zeros(num_images, ROW)
+    rows["mode"], rows["width"], rows["height"], rows["size"], rows["label"] = RAW_MODE, 1, 1, 3, np.arange(num_images)
+    page_size = fitting_page_size(3)
+    rows["pointer"], end = place(payload_start(num_images, page_size), rows["size"].tolist(), page_size)
+    with open(path, "w+b") as file:
+        os.ftruncate(file.fileno(), end)
+        write_tables(file.fileno(), rows, page_size=page_size, end=end)
+    return path
+
+
+def test_tables_stay_in_the_file(tmp_path: Path) -> None:
+    """All together were 41 bytes of each process per image."""
+    path = many(tmp_path / "x.beton", 200_000)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        with Beton(path) as beton:
+            assert len(beton.fingerprint()) == 64
+            assert beton.labels[np.array([5, 199_999])].tolist() == [5, 199_999]
+            assert beton.labels.max() == 199_999
+            held = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert held < 0.5 * 200_000
+
+
+def test_what_was_checked_before_is_not_gone_through_again(tmp_path: Path) -> None:
+    path = small(tmp_path / "x.beton", page_size=2 * MIB)
+    data = path.read_bytes()
+    path.write_bytes(data[:2106] + b"\1" + data[2107:])  # see below: a JPEG said to be pixels
+    with Beton(path, checked=True) as beton:
+        assert beton.num_images == 3
+    path.write_bytes(data[:-24])
+    with pytest.raises(ValueError, match="truncated"):
+        Beton(path, checked=True)
 
 
 @pytest.mark.parametrize(
