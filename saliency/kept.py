@@ -43,7 +43,7 @@ def prepared(
     on_prepared: Callable[[int], None],
     each: Each,
 ) -> np.ndarray:
-    """Return what the network is to see of all images, uint8 [N, side, side, C]; each piece is made once."""
+    """Return what the network is to see of all images that decode, uint8 [N, side, side, C]; each is made once."""
     files = [folder / f"seen-{start:07d}.npy" for start in range(0, len(indices), PIECE)]
     pieces = [
         _Piece(read, indices[number * PIECE : (number + 1) * PIECE], config, file) for number, file in enumerate(files)
@@ -58,7 +58,14 @@ def prepared(
 
 
 def _prepare(piece: _Piece) -> None:
-    _save(piece.out, np.stack([channels(piece.read(index), piece.config) for index in piece.indices]))
+    seen = []
+    for index in piece.indices:
+        try:
+            image = piece.read(index)
+        except ValueError:  # damaged: the others do without
+            continue
+        seen.append(channels(image, piece.config))
+    _save(piece.out, np.array(seen, np.uint8).reshape(-1, piece.config.side, piece.config.side, piece.config.shown))
 
 
 def mapped(each: Each, function: Callable[..., np.ndarray], *arrays: np.ndarray) -> np.ndarray:

@@ -52,15 +52,20 @@ class NetworkConfig:
     """Channels at full resolution."""
 
     @property
+    def shown(self) -> int:
+        """Channels that an image gives: colours, priors, their mean, its colour model."""
+        return 3 + len(self.priors) + 2
+
+    @property
     def channels(self) -> int:
-        """Channels that the network sees: colours, priors, their mean, its colour model, place."""
-        return 3 + len(self.priors) + 2 + PLACES
+        """Channels that the network sees, places among them."""
+        return self.shown + PLACES
 
 
 class SaliencyNetwork(nn.Module):
     """Encode as ResNet-18 does, with torchvision's names, then decode coarse to fine, each scale added to the next."""
 
-    def __init__(self, config: NetworkConfig, heads: int = 1):
+    def __init__(self, config: NetworkConfig):
         super().__init__()
         self.config = config
         widths = [round(channels * config.width) for channels in (64, 64, 128, 256, 512)]
@@ -75,10 +80,10 @@ class SaliencyNetwork(nn.Module):
         self.see = _convolution(config.channels, config.fine)
         self.narrow = _convolution(config.decoder, config.fine, kernel=1)
         self.sharpen = _convolution(config.fine, config.fine)
-        self.head = nn.Conv2d(config.fine, heads, 3, padding=1)
+        self.head = nn.Conv2d(config.fine, 1, 3, padding=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Map `inputs` [N, channels, side, side] to logits [N, heads, side, side]."""
+        """Map `inputs` [N, channels, side, side] to logits [N, 1, side, side]."""
         scales = [F.relu(self.bn1(self.conv1(inputs)))]
         scales.append(self.layer1(F.max_pool2d(scales[0], 3, stride=2, padding=1)))
         for stage in (self.layer2, self.layer3, self.layer4):
@@ -154,7 +159,7 @@ def maps(network: SaliencyNetwork, images: Sequence[np.ndarray]) -> list[np.ndar
     """Map images by a network, in bfloat16 where the processor computes in it.
 
     Args:
-        network: in evaluation mode, with one head.
+        network: in evaluation mode.
         images: uint8 RGB [H, W, 3] each.
 
     Returns:
@@ -163,17 +168,17 @@ def maps(network: SaliencyNetwork, images: Sequence[np.ndarray]) -> list[np.ndar
     made: list[np.ndarray] = []
     for start in range(0, len(images), BATCH):
         seen = np.stack([channels(image, network.config) for image in images[start : start + BATCH]])
-        made += list(probabilities(network, torch.from_numpy(seen))[:, 0].numpy())
+        made += list(probabilities(network, normalized(torch.from_numpy(seen))).numpy())
     return made
 
 
 @torch.inference_mode()
-def probabilities(network: SaliencyNetwork, seen: Tensor) -> Tensor:
-    """Run the network on at most `BATCH` images as `channels` gives them: float32 [N, heads, side, side]."""
-    blanks = torch.zeros(BATCH - len(seen), *seen.shape[1:], dtype=torch.uint8)
+def probabilities(network: SaliencyNetwork, inputs: Tensor) -> Tensor:
+    """Run the network on at most `BATCH` images as `normalized` gives them: float32 [N, side, side] in [0, 1]."""
+    blanks = inputs.new_zeros(BATCH - len(inputs), *inputs.shape[1:])
     with autocast():
-        logits = network(normalized(torch.cat([seen, blanks])))
-    return logits[: len(seen)].float().sigmoid()
+        logits = network(torch.cat([inputs, blanks]).contiguous(memory_format=torch.channels_last))
+    return logits[: len(inputs), 0].float().sigmoid()
 
 
 def autocast() -> torch.autocast:

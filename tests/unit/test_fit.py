@@ -1,0 +1,141 @@
+"""Fitting a network without labels: the labels, resuming to the bit, and that it learns."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from pipelines.datasets.synthetic import render
+from relic.cli import main
+from saliency import network as net
+from saliency.fit import fit
+from saliency.labels import fused
+from saliency.network import NetworkConfig, SaliencyNetwork, normalized
+from saliency.training import FitConfig, augmented
+
+SMALL = NetworkConfig(prior_side=64, superpixels=30, side=32, width=0.125, decoder=8, fine=8)
+CONFIG = FitConfig(network=SMALL, epochs=4, batch_size=8)
+IMAGES = 24
+
+
+def read(index: int) -> np.ndarray:
+    return render(index, split="train", seed=0)[0]
+
+
+class Watch:
+    """Remembers what it is told, and stops the fit when it is told so."""
+
+    def __init__(self, stop_after: int | None = None):
+        self.losses: list[float] = []
+        self.sheets: dict[str, dict[str, np.ndarray]] = {}
+        self.images = 0
+        self._stop_after = stop_after
+
+    def prepared(self, images: int, of: int) -> None:
+        self.images = images
+
+    def epoch(self, done: int, loss: float) -> None:
+        self.losses.append(loss)
+        if self._stop_after == done:
+            raise KeyboardInterrupt
+
+    def phase(self, name: str, rgb: np.ndarray, columns: dict[str, np.ndarray]) -> None:
+        self.sheets[name] = columns
+        assert all(maps.shape == rgb.shape[:3] for maps in columns.values())
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Watch]:
+    watch = Watch()
+    path, images = fit(read, range(IMAGES), tmp_path_factory.mktemp("whole"), CONFIG, watcher=watch)
+    assert images == IMAGES
+    return path, watch
+
+
+def test_what_is_made_is_told_and_shown(whole):
+    _, watch = whole
+    assert watch.images == IMAGES
+    assert list(watch.sheets) == ["labels", "network"]
+    assert list(watch.sheets["network"]) == ["mean of priors", "label", "network"]
+    assert len(watch.losses) == 4
+    assert watch.losses[-1] < watch.losses[0]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4])
+def test_an_interrupted_fit_ends_with_the_same_bits(whole, tmp_path, stop):
+    with pytest.raises(KeyboardInterrupt):
+        fit(read, range(IMAGES), tmp_path, CONFIG, watcher=Watch(stop))
+    left = Watch()
+    path, _ = fit(read, range(IMAGES), tmp_path, CONFIG, watcher=left)
+    assert len(left.losses) == 4 - stop
+    expected, found = load_file(whole[0]), load_file(path)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+
+
+def test_another_seed_gives_another_network(whole, tmp_path):
+    path, _ = fit(read, range(IMAGES), tmp_path, replace(CONFIG, seed=1), watcher=Watch())
+    assert not torch.equal(load_file(whole[0])["head.weight"], load_file(path)["head.weight"])
+
+
+def test_damaged_images_are_left_out(tmp_path):
+    def sometimes(index: int) -> np.ndarray:
+        if index % 5 == 0:
+            raise ValueError("damaged")
+        return read(index)
+
+    _, images = fit(sometimes, range(20), tmp_path, replace(CONFIG, epochs=1), watcher=Watch())
+    assert images == 16
+    few = tmp_path / "few"
+    few.mkdir()
+    with pytest.raises(ValueError, match="6 images: a batch alone takes 8"):
+        fit(sometimes, range(1, 8), tmp_path / "few", CONFIG, watcher=Watch()) if (
+            tmp_path / "few"
+        ).mkdir() is None else 0
+
+
+def test_a_fused_label_follows_the_object():
+    image, inside, _ = render(3, split="train", seed=0)
+    seen = net.channels(image, replace(SMALL, side=128, prior_side=160, superpixels=120))
+    maps, rgb = seen[..., 3:8], np.ascontiguousarray(seen[..., :3])
+    found = fused(maps, rgb) > 127
+    truth = cv2.resize(inside.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) >= 0.5
+    assert (found & truth).sum() / (found | truth).sum() > 0.7
+
+
+def test_a_windows_label_is_cut_out_with_it():
+    seen = torch.randint(0, 256, (6, 32, 32, SMALL.shown), dtype=torch.uint8)
+    seen[..., 3] = torch.linspace(0, 255, 32).byte()  # a map that tells x
+    inputs, labels = augmented(normalized(seen), seen[..., 3], torch.Generator().manual_seed(0))
+    assert labels.shape == (6, 32, 32)
+    torch.testing.assert_close(labels, inputs[:, 3] * 0.27 + 0.4, atol=1e-5, rtol=0)
+    directions = {float(torch.sign(label[16, 20] - label[16, 10])) for label in labels}
+    assert directions == {-1.0, 1.0}  # mirrored and not
+
+
+def test_the_command_fits_a_folder_and_its_network_makes_masks(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for index in range(18):
+        cv2.imwrite(str(photos / f"{index}.jpg"), read(index)[..., ::-1])
+    (photos / "cut.jpg").write_bytes((photos / "0.jpg").read_bytes()[:200])
+    fit_it = ["masks", "fit", str(photos), "--out", str(tmp_path / "fit"), "--epochs", "1"]
+    fit_it += ["--width", "0.125", "--workers", "1"]
+    assert main(fit_it) == 0
+    shown = capsys.readouterr()
+    assert "fitted on 18 images" in shown.out
+    assert "1 of 19 images do not decode" in shown.err
+    for name in ("labels.png", "network.png", "network.safetensors", "fit.json"):
+        assert (tmp_path / "fit" / name).stat().st_size > 0
+    assert list((tmp_path / "fit" / "tensorboard").iterdir())
+    network = str(tmp_path / "fit" / "network.safetensors")
+    assert main(["masks", "infer", str(photos), "--network", network, "--png", str(tmp_path / "maps")]) == 0
+    assert len(list((tmp_path / "maps").glob("*.png"))) == 18
+    assert main([*fit_it, "--seed", "2"]) == 1
+    assert "begun with another config" in capsys.readouterr().err
+    assert SaliencyNetwork(net.load(Path(network)).config).config.width == 0.125
