@@ -18,6 +18,7 @@ COMMANDS = {
     "step": ("step", "what an optimisation step costs beyond the networks' own forward and backward pass"),
     "precision": ("precision", "bfloat16 and channels-last against float32 and NCHW: speed, and the loss side by side"),
     "kernels": ("kernels", "registers and spills of the Triton kernels on GPUs that need not be here"),
+    "convert": ("convert", "conversion against a plain copy of the same files; --soak: memory and time over very many"),
     "masks": ("masks", "what masks bring: pretraining with and without them, judged on misleading backgrounds"),
     "scaling": ("scaling", "a step on 8 to 512 GPUs on paper: what bounds it, with every assumption"),
     "compare": ("compare", "two files of records; exit code 1 where a provider became slower"),

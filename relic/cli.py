@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import resource
 import sys
 
 from relic import __version__
 from relic.flags import OK, WRONG_USE, run
+
+OPEN_FILES = 65536  # shards are held open by the thousand
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "data convert": ("data:convert", "folder, tars or zip of JPEGs to a beton; resumable, parallel, verified"),
     "data info": ("data:info", "what is inside a beton"),
     "data check": ("data:check", "every sample decodes"),
     "data synthetic": ("synthetic:synthetic", "write the embedded data set of photograph-like images"),
+    "masks fit": ("masks_fit:fit", "saliency network from images alone, in two phases"),
     "masks infer": ("masks_infer:infer", "label-free saliency masks of a beton, maps of a folder"),
     "masks backgrounds": ("masks_backgrounds:backgrounds", "background plates for swaps, objects filled in"),
     "masks score": ("masks_score:score", "how good masks are, and how far priors agree"),
@@ -31,6 +35,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; return 0 (ok), 1 (failed) or 2 (wrong use)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if 0 <= soft < OPEN_FILES:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (OPEN_FILES if hard < 0 else min(hard, OPEN_FILES), hard))
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(_overview())
         return OK

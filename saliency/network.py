@@ -19,7 +19,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models.resnet import BasicBlock
 
 from saliency.crf import CrfConfig, smoothed
 from saliency.priors import DEFAULT, find_priors, levelled
@@ -95,11 +94,27 @@ class SaliencyNetwork(nn.Module):
         return self.head(self.sharpen(_enlarged(self.narrow(decoded), inputs) + self.see(inputs)))
 
 
+class _Block(nn.Module):
+    """Add two 3×3 convolutions to the shortcut (He et al., 2015)."""
+
+    def __init__(self, inside: int, outside: int, stride: int = 1):
+        super().__init__()
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outside)
+        self.conv2 = nn.Conv2d(outside, outside, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outside)
+        self.downsample = None
+        if stride > 1:
+            shortcut = nn.Conv2d(inside, outside, 1, stride, bias=False)
+            self.downsample = nn.Sequential(shortcut, nn.BatchNorm2d(outside))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        shortcut = inputs if self.downsample is None else self.downsample(inputs)
+        return F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(inputs))))) + shortcut)
+
+
 def _stage(inside: int, outside: int, *, stride: int) -> nn.Sequential:
-    shortcut = None
-    if stride > 1:
-        shortcut = nn.Sequential(nn.Conv2d(inside, outside, 1, stride, bias=False), nn.BatchNorm2d(outside))
-    return nn.Sequential(BasicBlock(inside, outside, stride, shortcut), BasicBlock(outside, outside))
+    return nn.Sequential(_Block(inside, outside, stride), _Block(outside, outside))
 
 
 def _convolution(inside: int, outside: int, kernel: int = 3) -> nn.Sequential:

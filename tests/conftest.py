@@ -20,6 +20,8 @@ EXTRA_MODULES = {
     "lightly": "lightly",
     "engine": "pipelines.engine.native",
     "triton": "triton",
+    "ray": "ray",
+    "pysodmetrics": "py_sod_metrics",
 }
 """Name in the marker `extra` -> what must import."""
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from pipelines.prepare.images import Rejected, Treatment, store
-from pipelines.prepare.sources import Source, SourceReader
+from pipelines.prepare.reading import Source, SourceReader
 from pipelines.prepare.writer import place, write_fully
 
 # Above this the payload of a chunk waits in a file. JPEGs stay far below; flat PNGs can unfold a hundredfold.

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import SpawnProcess
+from multiprocessing.connection import wait
 from pathlib import Path
 
 from pipelines.prepare.chunk import Treated, serve, treat
 from pipelines.prepare.images import Treatment
 from pipelines.prepare.journal import Finished
-from pipelines.prepare.sources import Source, SourceReader
+from pipelines.prepare.reading import Source, SourceReader
+from pipelines.prepare.worker import Worker
 from pipelines.prepare.writer import place
 
 Chunks = Sequence[Sequence[Source]]
@@ -21,19 +20,15 @@ CHUNKS_PER_WORKER = 2
 
 
 def convert_alone(
-    chunks: Chunks, first: int, *, position: int, partial: Path, treatment: Treatment
+    chunks: Chunks, first: int, *, position: int, partial: Path, treatment: Treatment, reader: SourceReader
 ) -> Iterator[Finished]:
     """Treat and write the chunks from number `first` on in this process."""
-    reader = SourceReader()
-    try:
-        with open(partial, "r+b", buffering=0) as file:
-            for number in range(first, len(chunks)):
-                treated: Treated = treat(chunks[number], treatment, reader=reader, spill_folder=partial.parent)
-                crc = treated.write(file.fileno(), position, treatment.page_size)
-                yield Finished(number, position, treated.rows, treated.rejected, crc)
-                _, position = place(position, treated.sizes, treatment.page_size)
-    finally:
-        reader.close()
+    with open(partial, "r+b", buffering=0) as file:
+        for number in range(first, len(chunks)):
+            treated: Treated = treat(chunks[number], treatment, reader=reader, spill_folder=partial.parent)
+            crc = treated.write(file.fileno(), position, treatment.page_size)
+            yield Finished(number, position, treated.rows, treated.rejected, crc)
+            _, position = place(position, treated.sizes, treatment.page_size)
 
 
 def convert_together(
@@ -83,42 +78,13 @@ def convert_together(
                 next_yield += 1
 
 
-class _Worker:
-    """A process and the pipe to it."""
+class _Worker(Worker):
+    """A worker, and what it is at."""
 
     def __init__(self, partial: Path, treatment: Treatment):
-        # Spawned: a forked child would hold the other workers' pipes open and never notice a parent's death.
-        context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, theirs = context.Pipe()
-        self._process: SpawnProcess = context.Process(target=serve, args=(theirs, partial, treatment), daemon=True)
-        self._process.start()
-        theirs.close()
+        super().__init__(serve, partial, treatment)
         self.treating = False
         self.chunks = 0
 
-    def send(self, message: tuple) -> None:
-        try:
-            self.connection.send(message)
-        except OSError:
-            raise self._died() from None
-
-    def receive(self) -> tuple:
-        try:
-            return self.connection.recv()
-        except (EOFError, OSError):
-            raise self._died() from None
-
-    def _died(self) -> OSError:
-        self._process.join(timeout=5)
-        code = self._process.exitcode or 0
-        how = f"was killed by signal {-code} (out of memory?)" if code < 0 else f"ended with exit code {code}"
-        return ChildProcessError(f"a worker {how}; what is finished is kept, run the same command again to continue")
-
     def __enter__(self) -> _Worker:
         return self
-
-    def __exit__(self, *_: object) -> None:
-        self.connection.close()
-        self._process.terminate()
-        self._process.join()

@@ -6,7 +6,7 @@ import json
 import os
 import zlib
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pipelines.prepare.writer import place
 
@@ -37,9 +37,10 @@ class Journal:
             self._file.write(json.dumps({"conversion": key}) + "\n")
             self._file.flush()
 
-    def append(self, finished: Finished) -> None:
-        """Note one more chunk."""
-        self._file.write(json.dumps(finished._asdict()) + "\n")
+    def append(self, finished: Finished | dict[str, Any]) -> None:
+        """Note one more chunk, or what became of a shard."""
+        fields = finished if isinstance(finished, dict) else finished._asdict()
+        self._file.write(json.dumps(fields) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -54,6 +55,21 @@ def belongs_to(path: Path, key: str) -> bool:
             return json.loads(file.readline())["conversion"] == key
     except (ValueError, KeyError):
         return False
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """Read what was noted; the journal is cut behind the last whole line."""
+    noted = []
+    with open(path, "r+b") as file:
+        good = len(file.readline())
+        for line in file:
+            try:
+                noted.append(json.loads(line))
+            except ValueError:  # the line being written when the program was killed
+                break
+            good += len(line)
+        file.truncate(good)
+    return noted
 
 
 def trusted(path: Path, descriptor: int, *, start: int, page_size: int) -> list[Finished]:

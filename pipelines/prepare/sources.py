@@ -1,325 +1,315 @@
-"""Where images come from: a folder, a tar, many tars, a zip; listed once in final order, read by position."""
+"""Where images come from: listed once in final order, on disk, so that a plan takes no memory however long it is.
+
+The plan is an SQLite file. Listing appends files as they come, SQLite sorts them (outside of memory where there are
+many), and whoever converts a part reads that part of the file.
+"""
 
 from __future__ import annotations
 
-import glob
 import hashlib
-import os
-import re
-import stat
-import tarfile
-import zipfile
-import zlib
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
 
-MAX_FILE_BYTES = 1 << 30
-SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
-# train-00017, imagenet_0003, 000017: a shard's number. n01440764 is none.
-_SHARD = re.compile(r"(.*[-_.])?\d+")
-_WHOLE_FILE = -1
-_ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_MAX_OPEN = 8
+from pipelines.prepare import webdataset
+from pipelines.prepare.listing import SPLITS, Found, archive_files, archives_of, class_folders, folder_files
+from pipelines.prepare.reading import MAX_FILE_BYTES, Source, SourceReader
 
-
-class Source(NamedTuple):
-    """One file that may be an image: `size` bytes at `offset` of `container`, or the file `container/name`.
-
-    `label` is its class, -1 for none; `method` the zip compression (0 or 8); `stamp` the time of its last
-    change, ns.
-    """
-
-    container: str
-    name: str
-    offset: int
-    size: int
-    label: int
-    method: int
-    crc: int
-    stamp: int
-
-    def describe(self) -> str:
-        """Name the source for people: its path, or archive and member."""
-        return f"{self.container}{'/' if self.offset == _WHOLE_FILE else ':'}{self.name}"
+# So many KiB of the file SQLite keeps in memory, and so many of what it sorts.
+_CACHE_KIB = 32768
+_TABLES = f"""
+    PRAGMA journal_mode = OFF;
+    PRAGMA synchronous = OFF;
+    PRAGMA cache_size = -{_CACHE_KIB};
+    PRAGMA temp_store = FILE;
+    ATTACH '' AS work;
+    PRAGMA work.journal_mode = OFF;
+    PRAGMA work.cache_size = -{_CACHE_KIB};
+    CREATE TABLE work.found (number INTEGER PRIMARY KEY, container INTEGER, path BLOB, offset INTEGER, size INTEGER,
+        method INTEGER, crc INTEGER, stamp INTEGER, implied BLOB);
+    CREATE TABLE containers (number INTEGER PRIMARY KEY, name BLOB);
+    CREATE TABLE sources (number INTEGER PRIMARY KEY, container INTEGER, name BLOB, offset INTEGER, size INTEGER,
+        label INTEGER, method INTEGER, crc INTEGER, stamp INTEGER);
+"""
 
 
-class Plan(NamedTuple):
-    """All sources in final order; the class names, None where there are no classes; how many files were
-    passed over because they lie outside of every class folder.
-    """
+class StoredSources(Sequence[Source]):
+    """The images of a source in order, read from the plan's file when they are asked for."""
 
-    sources: list[Source]
+    def __init__(self, connection: sqlite3.Connection):
+        self._connection = connection
+        self._containers = _containers(connection)
+        (self._count,) = connection.execute("SELECT count(*) FROM sources").fetchone()
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[Source]:
+        return _read(self._connection, self._containers, 0, self._count)
+
+    def __getitem__(self, number: int) -> Source:  # type: ignore[override]
+        if not 0 <= number < self._count:
+            raise IndexError(f"source {number} is not among {self._count}")
+        return self.part(int(number), int(number) + 1)[0]
+
+    def part(self, start: int, stop: int) -> list[Source]:
+        """Give those from number `start` to before `stop`."""
+        return list(_read(self._connection, self._containers, start, stop))
+
+    def sizes(self) -> Iterator[int]:
+        """Yield the size of each."""
+        return (size for (size,) in self._connection.execute("SELECT size FROM sources ORDER BY number"))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be converted."""
+
+    sources: StoredSources
+    """All images in final order."""
     classes: list[str] | None
+    """Names of the classes; None where there are no classes, or they have numbers only."""
     ignored: int
+    """Files passed over: outside of every class folder, or beside an image (.json, .txt)."""
+    bytes: int
+    """Size of all sources."""
+    largest: int
+    """Size of the largest that may be an image."""
+    key: str
+    """Hash of names, sizes, labels and times of change, so that a resumed conversion notices other sources."""
 
-    def key(self) -> str:
-        """Hash names, sizes, labels and times of change, so that a resumed conversion notices other
-        sources.
-        """
-        digest = hashlib.sha256(repr(self.classes).encode())
-        for source in self.sources:
-            digest.update(repr(tuple(source)).encode())
-        return digest.hexdigest()
+    def __enter__(self) -> Plan:
+        return self
 
-    def subset(self, *, skip_per_class: int, per_class: int | None) -> Plan:
-        """Keep `per_class` sources of each class (None: all) after skipping `skip_per_class`, in order.
-
-        What is counted are files, whether or not they turn out to be images, so that two subsets never
-        overlap.
-        """
-        seen: dict[int, int] = {}
-        kept = []
-        for source in self.sources:
-            place = seen.get(source.label, 0)
-            seen[source.label] = place + 1
-            if place >= skip_per_class and (per_class is None or place < skip_per_class + per_class):
-                kept.append(source)
-        return self._replace(sources=kept)
+    def __exit__(self, *_: object) -> None:
+        self.sources.close()
 
 
-class _Found(NamedTuple):
-    """A file before its class is known; `implied` is the class that its archive's name suggests."""
-
-    container: str
-    path: str
-    offset: int
-    size: int
-    method: int
-    crc: int
-    stamp: int
-    implied: str | None
-
-
-def plan(source: str | Path) -> Plan:
-    """List the images of a folder, a .tar, a folder or glob of .tar files, or a .zip.
+def plan(
+    source: str | Path, *, path: Path | None = None, skip_per_class: int = 0, per_class: int | None = None
+) -> Plan:
+    """List the images of a folder, a .tar, a folder or pattern of .tar files, or a .zip, here or behind a URL.
 
     The order is that of torchvision's `ImageFolder`: classes sorted, then folders, then names; so one tree
     gives the same beton however it is packed. Hidden files are passed over. A folder that all members of an
     archive share is dropped where class folders remain. ImageNet's tar of one tar per class is read as it
-    is.
+    is. Of archives in WebDataset's layout the order is their own, and labels are those of the .cls files.
+
+    Args:
+        source: a path, a pattern (`*`, `?`, `{0000..0146}`), or a URL of either.
+        path: where the plan is written, None for a temporary file; `read_part` reads it from any process.
+        skip_per_class: leave out so many files of each class first,
+        per_class: and then keep so many (None: all). What is counted are files, whether or not they turn out to be
+            images, so that two subsets never overlap.
 
     Raises FileNotFoundError, or ValueError where the source is none of these or has no files.
     """
-    path = Path(source)
-    if path.is_dir():
-        tars = sorted(p for p in path.iterdir() if p.suffix == ".tar")
-        found = _archive_files(tars, path) if tars else None
-        result = _classify(found) if found is not None else _plan_folder(path)
-    elif path.is_file() and path.suffix.lower() in (".tar", ".zip"):
-        result = _classify(_archive_files([path], path))
-    elif path.is_file():
-        raise ValueError(f"{source}: not a folder, .tar or .zip; unpack it, or decompress a compressed tar first")
-    elif tars := sorted(Path(p) for p in glob.glob(str(source))):
-        if other := [p for p in tars if p.suffix.lower() not in (".tar", ".zip") or not p.is_file()]:
-            raise ValueError(f"{other[0]}: found by {source}, but not a .tar file; narrow the pattern")
-        result = _classify(_archive_files(tars, path))
-    else:
-        raise FileNotFoundError(f"{source}: no such folder, .tar or .zip, and no file fits it as a pattern")
-    if not result.sources:
-        raise ValueError(f"{source}: has no files; give a folder of images, or of class folders with images")
-    return result
-
-
-def _plan_folder(root: Path) -> Plan:
-    found = list(_walk(root))
-    folders = sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and entry.name[0] != ".")
-    splits = [name for name in folders if name.lower() in SPLITS]
-    if splits and len(splits) == len(folders):
-        raise ValueError(f"{root}: holds splits ({', '.join(splits)}), not classes; give one: {root / splits[0]}")
-    return _classify(found, folders=folders)
-
-
-def _walk(root: Path) -> Iterator[_Found]:
-    """Yield the regular files below `root`, following links to folders but no loops."""
-    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
-    while pending:
-        folder, above = pending.pop()
-        here = os.stat(os.path.join(root, folder))
-        if (here.st_dev, here.st_ino) in above:
-            continue
-        with os.scandir(os.path.join(root, folder)) as entries:
-            for entry in entries:
-                if entry.name.startswith("."):
-                    continue
-                path = f"{folder}/{entry.name}" if folder else entry.name
-                if entry.is_dir():
-                    pending.append((path, (*above, (here.st_dev, here.st_ino))))
-                    continue
-                try:
-                    status = entry.stat()
-                except FileNotFoundError:  # a broken link is a file that cannot be read, not one that is not there
-                    status = entry.stat(follow_symlinks=False)
-                if stat.S_ISREG(status.st_mode) or entry.is_symlink():
-                    yield _Found(str(root), path, _WHOLE_FILE, status.st_size, 0, -1, status.st_mtime_ns, None)
-
-
-def _archive_files(archives: list[Path], source: Path) -> list[_Found]:
-    # A flat tar among several names its class, unless its name is a shard's number.
-    per_class = len(archives) > 1 and not any(_SHARD.fullmatch(archive.stem) for archive in archives)
-    found: list[_Found] = []
-    for archive in archives:
-        if archive.suffix.lower() == ".zip":
-            found += _zip_files(archive)
-        else:
-            found += _tar_files(archive, archive.stem if per_class else None)
-    if any(f.path.endswith(".cls") for f in found):
-        raise ValueError(f"{source}: has .cls labels (WebDataset), which are not read; unpack it into class folders")
-    return [f for f in found if not any(p.startswith(".") or p == "__MACOSX" for p in f.path.split("/"))]
-
-
-def _tar_files(path: Path, implied: str | None) -> list[_Found]:
-    stamp = path.stat().st_mtime_ns
-    found: list[_Found] = []
+    archives = archives_of(str(source))
+    folders = class_folders(str(source)) if archives is None else None
+    found = folder_files(str(source)) if archives is None else archive_files(archives)
+    if path is not None:
+        path.unlink(missing_ok=True)
+    # Without SQLite's own locks, which network file systems may lack: a conversion has one of its own.
+    file = "" if path is None else f"{path.absolute().as_uri()}?nolock=1"
+    connection = sqlite3.connect(file, isolation_level=None, uri=True)
     try:
-        with tarfile.open(path, "r:") as outer:
-            for member in outer:
-                if not member.isreg():
-                    continue
-                if not member.name.endswith(".tar"):
-                    found.append(_tar_member(path, member, stamp, implied))
-                    continue
-                inner_class, end = PurePosixPath(member.name).stem, member.offset_data + member.size
-                with open(path, "rb") as file:
-                    file.seek(member.offset_data)
-                    with tarfile.open(fileobj=file, mode="r:") as inner:
-                        for deeper in inner:
-                            # Without its closing zeros an inner tar runs on into the outer one.
-                            if deeper.offset_data + deeper.size > end:
-                                break
-                            if deeper.isreg():
-                                found.append(_tar_member(path, deeper, stamp, inner_class))
-    except tarfile.TarError as error:
-        raise ValueError(f"{path}: not a readable, uncompressed tar ({error}); decompress or copy it again") from None
-    return found
+        connection.executescript(_TABLES)
+        listed = _Listed(connection, found, is_archive=archives is not None)
+        if not listed.count:
+            raise ValueError(f"{source}: has no files; give a folder of images, or of class folders with images")
+        ordered = _Ordered(listed, folders, skip_per_class=skip_per_class, per_class=per_class)
+        connection.execute("DETACH work")
+        if not ordered.count:
+            raise ValueError(f"{source}: no class has more than {skip_per_class} files; lower --skip-per-class")
+        return Plan(
+            sources=StoredSources(connection),
+            classes=ordered.classes,
+            ignored=ordered.ignored,
+            bytes=ordered.bytes,
+            largest=ordered.largest,
+            key=ordered.key,
+        )
+    except BaseException:
+        connection.close()
+        if path is not None:
+            path.unlink(missing_ok=True)
+        raise
 
 
-def _tar_member(path: Path, member: tarfile.TarInfo, stamp: int, implied: str | None) -> _Found:
-    if member.issparse():
-        raise ValueError(f"{path}: {member.name} is a sparse member, which is not read; make the tar without --sparse")
-    name = str(PurePosixPath(member.name))
-    return _Found(str(path), name, member.offset_data, member.size, 0, -1, stamp, implied)
+def read_part(path: str | Path, start: int, stop: int) -> list[Source]:
+    """Give the sources from number `start` to before `stop` of a plan that lies in a file."""
+    uri = f"{Path(path).absolute().as_uri()}?mode=ro&immutable=1"
+    with closing(sqlite3.connect(uri, uri=True)) as connection:
+        return list(_read(connection, _containers(connection), start, stop))
 
 
-def _zip_files(path: Path) -> list[_Found]:
-    stamp = path.stat().st_mtime_ns
-    found = []
-    try:
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                if member.is_dir():
-                    continue
-                if member.flag_bits & 1 or member.compress_type not in _ZIP_METHODS:
-                    what = f"{member.filename} is encrypted, or neither stored nor deflated"
-                    raise ValueError(f"{path}: {what}; unpack the zip into a folder")
-                found.append(
-                    _Found(
-                        container=str(path),
-                        path=str(PurePosixPath(member.filename)),
-                        offset=member.header_offset,
-                        size=member.compress_size,
-                        method=member.compress_type,
-                        crc=member.CRC,
-                        stamp=stamp,
-                        implied=None,
-                    )
-                )
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path}: not a readable zip ({error}); copy it again") from None
-    return found
+def _containers(connection: sqlite3.Connection) -> dict[int, str]:
+    return {number: _text(name) for number, name in connection.execute("SELECT number, name FROM containers")}
 
 
-def _classify(found: list[_Found], *, folders: list[str] | None = None) -> Plan:
-    """Give every file its class and sort them. An archive's (`folders` None) shared leading folder is
-    dropped; a folder is taken as it stands, and like torchvision counts class folders without images.
-    """
-    dropped = _shared_folder([f.path.split("/") for f in found]) if folders is None else 0
-    named: list[tuple[str | None, str, str, _Found]] = []
-    for f in found:
-        *above, name = f.path.split("/")[dropped:]
-        group = above[0] if above else f.implied
-        named.append((group, "/".join(above[1:]), name, f))
-    names = sorted({group for group, *_ in named if group is not None})
-    if not names:
-        named.sort(key=lambda n: n[1:3])
-        return Plan([_source(f, -1) for *_, f in named], None, 0)
-    names = sorted({*names, *(folders or ())})
-    inside = sorted((n for n in named if n[0] is not None), key=lambda n: n[:3])
-    label = {name: index for index, name in enumerate(names)}
-    return Plan([_source(f, label[group]) for group, *_, f in inside if group], names, len(named) - len(inside))
+def _read(connection: sqlite3.Connection, containers: dict[int, str], start: int, stop: int) -> Iterator[Source]:
+    rows = connection.execute(
+        "SELECT container, name, offset, size, label, method, crc, stamp FROM sources"
+        " WHERE number >= ? AND number < ? ORDER BY number",
+        (start, stop),
+    )
+    for container, name, *rest in rows:
+        yield Source(containers[container], _text(name), *rest)
 
 
-def _shared_folder(paths: list[list[str]]) -> int:
-    """Count the leading folders that all paths share, leaving one folder to each path unless it names a
-    split.
-    """
-    dropped = 0
-    while len({tuple(path[: dropped + 1]) for path in paths}) == 1:
-        # The deepest path counts: a README beside the class folders is no class.
-        rest = max(len(path) for path in paths) - dropped - 1
-        if rest < 1 or (rest < 2 and paths[0][dropped].lower() not in SPLITS):
-            break
-        dropped += 1
-    return dropped
+# Names may be anything but UTF-8. Surrogates pass, so that the bytes sort as Python sorts the text.
+def _blob(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
-def _source(found: _Found, label: int) -> Source:
-    return Source(found.container, found.path, found.offset, found.size, label, found.method, found.crc, found.stamp)
+def _text(blob: bytes) -> str:
+    return blob.decode("utf-8", "surrogatepass")
 
 
-class SourceReader:
-    """Read sources; keeps the last few archives open."""
+class _Listed:
+    """The files of a source, in a table as they came, and what their paths have in common."""
 
-    def __init__(self) -> None:
-        self._open: OrderedDict[str, int] = OrderedDict()
+    def __init__(self, connection: sqlite3.Connection, found: Iterable[Found], *, is_archive: bool):
+        self.connection = connection
+        self.containers: dict[str, int] = {}
+        self.count = self.deepest = 0
+        self._has_labels = self._has_sidecars = self._has_implied = False
+        self._common: list[str] | None = None
+        connection.execute("BEGIN")
+        rows = self._rows(found, is_archive=is_archive)
+        connection.executemany("INSERT INTO work.found VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+        names = ((number, _blob(name)) for name, number in self.containers.items())
+        connection.executemany("INSERT INTO containers VALUES (?, ?)", names)
+        connection.execute("COMMIT")
+        # An archive's shared leading folder is dropped; a folder is taken as it stands.
+        self.dropped = self._shared_folders() if is_archive else 0
+        self.has_classes = self._has_implied or self.deepest - self.dropped > 1
+        self.is_webdataset = self._has_labels or (self._has_sidecars and not self.has_classes)
+        connection.create_function("place", 2, self._place, deterministic=True)
 
-    def read(self, source: Source) -> bytes:
-        """Give the whole file; OSError where it cannot be read, ValueError where it is cut, damaged, changed or
-        huge.
+    def _rows(self, found: Iterable[Found], *, is_archive: bool) -> Iterator[tuple[Any, ...]]:
+        for self.count, f in enumerate(found, 1):
+            parts = f.path.split("/")
+            if len(parts) > self.deepest:
+                self.deepest = len(parts)
+            if self._common is None:
+                self._common = parts
+            elif parts[: len(self._common)] != self._common:
+                pairs = zip(self._common, parts, strict=False)
+                self._common = [one for one, _ in takewhile(lambda pair: pair[0] == pair[1], pairs)]
+            if is_archive and f.path.endswith(webdataset.SIDECARS):
+                self._has_sidecars = True
+                self._has_labels = self._has_labels or f.path.endswith(webdataset.LABEL)
+            self._has_implied = self._has_implied or f.implied is not None
+            container = self.containers.setdefault(f.container, len(self.containers))
+            implied = None if f.implied is None else _blob(f.implied)
+            yield self.count, container, _blob(f.path), f.offset, f.size, f.method, f.crc, f.stamp, implied
+
+    def _shared_folders(self) -> int:
+        """Count the leading folders that all paths share, leaving one folder to each path unless it names a
+        split.
         """
-        if source.size > MAX_FILE_BYTES:
-            raise ValueError(f"it has {source.size:,} bytes, more than any image")
-        if source.offset == _WHOLE_FILE:
-            with open(os.path.join(source.container, source.name), "rb", buffering=0) as file:
-                data = file.read()
-            if len(data) != source.size:
-                raise ValueError("it changed while it was being converted")
-            return data
-        descriptor = self._descriptor(source.container)
-        offset = source.offset
-        if source.container.lower().endswith(".zip"):
-            # The local header's name and extra field lie before the data (APPNOTE 4.3.7).
-            header = os.pread(descriptor, 30, offset)
-            offset += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        data = os.pread(descriptor, source.size, offset)
-        if len(data) != source.size:
-            raise ValueError("the archive ends within it")
-        if source.method == zipfile.ZIP_DEFLATED:
-            inflate = zlib.decompressobj(-15)
-            try:
-                data = inflate.decompress(data, MAX_FILE_BYTES)
-            except zlib.error as error:
-                raise ValueError(f"the archive is damaged ({error})") from None
-            if inflate.unconsumed_tail:
-                raise ValueError(f"it unfolds to more than {MAX_FILE_BYTES:,} bytes, more than any image")
-        if source.crc >= 0 and zlib.crc32(data) != source.crc:
-            raise ValueError("the archive is damaged (checksum)")
-        return data
+        common, dropped = self._common or [], 0
+        while dropped < len(common):
+            # The deepest path counts: a README beside the class folders is no class.
+            rest = self.deepest - dropped - 1
+            if rest < 1 or (rest < 2 and common[dropped].lower() not in SPLITS):
+                break
+            dropped += 1
+        return dropped
 
-    def _descriptor(self, container: str) -> int:
-        if container in self._open:
-            self._open.move_to_end(container)
-        else:
-            self._open[container] = os.open(container, os.O_RDONLY)
-            if len(self._open) > _MAX_OPEN:
-                os.close(self._open.popitem(last=False)[1])
-        return self._open[container]
+    def _place(self, path: bytes, implied: bytes | None) -> bytes:
+        """Give what files are sorted by: class, folders, name; those outside of every class come first."""
+        *above, name = path.split(b"/")[self.dropped :]
+        group = above[0] if above else implied
+        return b"\0".join((group or b"", b"/".join(above[1:]), name))
 
-    def close(self) -> None:
-        """Close the archives."""
-        while self._open:
-            os.close(self._open.popitem()[1])
+    def found(self, *, in_order: bool) -> Iterator[Found]:
+        """Yield the files, sorted or as they were listed."""
+        names = list(self.containers)
+        order = "place(path, implied), number" if in_order else "number"
+        rows = self.connection.execute(
+            f"SELECT container, path, offset, size, method, crc, stamp, implied FROM work.found ORDER BY {order}"
+        )
+        for container, path, offset, size, method, crc, stamp, implied in rows:
+            group = None if implied is None else _text(implied)
+            yield Found(names[container], _text(path), offset, size, method, crc, stamp, group)
+
+
+class _Ordered:
+    """The files in final order, with their labels, in their table; and what they come to."""
+
+    def __init__(self, listed: _Listed, folders: list[str] | None, *, skip_per_class: int, per_class: int | None):
+        self.classes: list[str] | None = None
+        self.count = self.ignored = self.bytes = self.largest = 0
+        self._digest = hashlib.sha256()
+        with closing(SourceReader()) as reader:
+            if listed.is_webdataset:
+                sources = webdataset.samples(listed.found(in_order=False), reader.read)
+            elif listed.has_classes:
+                self.classes = list(folders or ())
+                sources = _labelled(listed, self.classes)
+            else:
+                sources = (webdataset.as_source(f, -1) for f in listed.found(in_order=True))
+            kept = _subset(self._present(sources), skip_per_class=skip_per_class, per_class=per_class)
+            rows = self._rows(kept, listed.containers)
+            listed.connection.execute("BEGIN")
+            listed.connection.executemany("INSERT INTO sources VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", rows)
+            listed.connection.execute("COMMIT")
+        self._digest.update(repr(self.classes).encode("utf-8", "surrogatepass"))
+        self.key = self._digest.hexdigest()
+
+    def _present(self, sources: Iterable[Source | None]) -> Iterator[Source]:
+        for source in sources:
+            if source is None:
+                self.ignored += 1
+            else:
+                yield source
+
+    def _rows(self, sources: Iterable[Source], containers: dict[str, int]) -> Iterator[tuple[Any, ...]]:
+        for source in sources:
+            self._digest.update(repr(tuple(source)).encode("utf-8", "surrogatepass"))
+            self.bytes += source.size
+            if source.size <= MAX_FILE_BYTES:
+                self.largest = max(self.largest, source.size)
+            yield self.count, containers[source.container], _blob(source.name), *source[2:]
+            self.count += 1
+
+
+def _labelled(listed: _Listed, classes: list[str]) -> Iterator[Source | None]:
+    """Yield the files of class folders with their labels, None for those outside of every class.
+
+    `classes` are the names known before, sorted: like torchvision a folder counts its classes without images too. An
+    archive's are appended as they come, which is sorted.
+    """
+    label = {name: number for number, name in enumerate(classes)}
+    for f in listed.found(in_order=True):
+        *above, _ = f.path.split("/")[listed.dropped :]
+        group = above[0] if above else f.implied
+        if group is None:
+            yield None
+            continue
+        if group not in label:
+            label[group] = len(classes)
+            classes.append(group)
+        yield webdataset.as_source(f, label[group])
+
+
+def _subset(sources: Iterable[Source], *, skip_per_class: int, per_class: int | None) -> Iterator[Source]:
+    seen: dict[int, int] = {}
+    for source in sources:
+        place = seen.get(source.label, 0)
+        seen[source.label] = place + 1
+        if place >= skip_per_class and (per_class is None or place < skip_per_class + per_class):
+            yield source
 
 
 def chunks(sources: Iterable[Source], *, max_bytes: int, max_images: int) -> list[range]:

@@ -22,6 +22,9 @@ def convert(
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")],
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.beton")],
     workers: int | None = None,
+    shard_size: str | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
     max_side: int | None = None,
     quality: int | None = None,
     per_class: int | None = None,
@@ -33,17 +36,22 @@ def convert(
     overwrite: bool = False,
     json: bool = False,
 ) -> None:
-    """Convert a folder, tars or a zip of images to a beton.
+    """Convert a folder, tars or a zip of images to a beton, or to many shards of one.
 
     JPEG files are copied byte for byte, everything else that is 8-bit and opaque is stored as exact pixels, and
     what cannot be stored is listed with its reason in OUT.rejected.jsonl. The same bytes come out for any number of
-    workers. An interrupted conversion continues when the same command is run again.
+    workers, on any engine. An interrupted conversion continues when the same command is run again.
 
     Args:
         source: Folder with a folder per class; folder of images without classes; .tar, or folder or 'glob' of .tar
-            files (ImageNet's own too); .zip.
-        out: The beton to make; class names go into OUT.beton.classes.txt.
-        workers: Most processes, small data sets take fewer; by default one per core.
+            files (ImageNet's own too, WebDataset's with 'train-{0000..0146}.tar'); .zip; or the URL of any of these.
+        out: The beton to make, a path; class names go into OUT.beton.classes.txt.
+        workers: Most processes, small data sets take fewer; by default one per core, on Ray all CPUs of the cluster.
+        shard_size: Make shards of at most so many bytes of images (a tar is not cut), with KiB, MiB or GiB. OUT then
+            names them all, and every command takes it as one data set. Memory does not grow with the number of images.
+        engine: local: processes of this machine; ray: a Ray cluster, whose machines must see SRC and the folder of OUT
+            under the same names; a machine that is lost costs the shards that it was at.
+        address: HOST:PORT of the Ray cluster; by default the one that this machine belongs to, else one of its own.
         max_side: Make images with a longer side smaller, antialiased, and store them as JPEG; never enlarges.
         quality: JPEG quality of those, 1 to 100; 90 by default.
         per_class: Take only so many files of each class, in sorted order.
@@ -64,14 +72,17 @@ def convert(
     if quality is not None and max_side is None:
         raise ValueError("--quality is for images that --max-side makes smaller; give that too")
     config = ConvertConfig(
-        workers=cores.available() if workers is None else workers,
+        workers=cores.available() if workers is None and engine == "local" else workers,
+        engine=engine,
+        address=address,
+        shard_size=None if shard_size is None else _bytes("--shard-size", shard_size, "4GiB"),
         max_side=max_side,
         quality=90 if quality is None else quality,
         per_class=per_class,
         skip_per_class=skip_per_class,
         exif=exif,
         verify=verify,
-        page_size=_bytes(page_size),
+        page_size=_bytes("--page-size", page_size, "8MiB"),
         strict=strict,
         overwrite=overwrite,
     )
@@ -81,7 +92,7 @@ def convert(
             source,
             out,
             config=config,
-            on_start=lambda total: bars.append(stack.enter_context(Progress("convert", total, "files"))),
+            on_start=lambda total, unit: bars.append(stack.enter_context(Progress("convert", total, unit))),
             on_progress=lambda n: bars[0].advance(n),
             on_note=lambda note: print(f"note: {note}", file=sys.stderr),
         )
@@ -100,7 +111,7 @@ def info(file: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="FILE
     """Say what is inside a beton.
 
     Args:
-        file: A beton, ours or FFCV's.
+        file: A beton, ours or FFCV's, or the name of all shards.
         json: Print JSON.
     """
     from pipelines.prepare.info import describe
@@ -120,20 +131,20 @@ def check(
     """Decode every image of a beton; exit code 1 where one fails.
 
     Args:
-        file: A beton, ours or FFCV's.
+        file: A beton, ours or FFCV's, or the name of all shards.
         workers: Processes; by default one per core.
         json: Print JSON.
     """
     import time
 
-    from pipelines.beton import Beton
     from pipelines.prepare.check import check as run
+    from pipelines.shards import open_beton
     from relic.console import Progress
 
     workers = cores.available() if workers is None else workers
     if workers < 1:
         raise ValueError(f"--workers {workers}: give at least 1")
-    with Beton(file) as beton:
+    with open_beton(file) as beton:
         images = beton.num_images
     start = time.perf_counter()
     with Progress("check", images) as progress:
@@ -155,12 +166,13 @@ def check(
 
 def _print_summary(summary: Summary) -> None:
     raw = summary.images - summary.jpegs
-    print(f"{summary.out}: {summary.images:,} images ({summary.jpegs:,} JPEG, {raw:,} as pixels)")
+    shards = f" in {summary.shards:,} shards" if summary.shards else ""
+    print(f"{summary.out}: {summary.images:,} images ({summary.jpegs:,} JPEG, {raw:,} as pixels){shards}")
     print(f"classes     {summary.classes:,}" if summary.classes else "classes     none (label -1)")
     for reason, count in summary.rejected.items():
         print(f"rejected    {count:,} {reason}")
     if summary.ignored:
-        print(f"passed over {summary.ignored:,} files outside of the class folders")
+        print(f"passed over {summary.ignored:,} files outside of the class folders, or beside images (.json, .txt)")
     print(f"bytes       {summary.bytes:,} in pages of {summary.page_size >> 20} MiB")
     if summary.resumed_files:
         print(f"continued   {summary.resumed_files:,} files were done by an earlier run")
@@ -169,7 +181,8 @@ def _print_summary(summary: Summary) -> None:
 
 def _print_facts(facts: dict[str, Any]) -> None:
     pages = facts["page_size"] >> 20
-    print(f"{facts['path']}: {facts['images']:,} images, {facts['bytes']:,} bytes in pages of {pages} MiB")
+    shards = f" in {facts['shards']:,} shards" if facts["shards"] else ""
+    print(f"{facts['path']}: {facts['images']:,} images{shards}, {facts['bytes']:,} bytes in pages of {pages} MiB")
     if facts["class_sizes"]:
         least, median, most = facts["class_sizes"]
         print(f"classes     {facts['classes']:,}, of {least:,} to {most:,} images (median {median:,.0f})")
@@ -194,12 +207,12 @@ def _print_facts(facts: dict[str, Any]) -> None:
         print(f"masks       {masks['path']}: {masks['masks']:,}, {masks['absent']:,} absent")
 
 
-def _bytes(text: str) -> int:
+def _bytes(flag: str, text: str, example: str) -> int:
     units = {"KiB": 10, "MiB": 20, "GiB": 30}
     number, shift = text.strip(), 0
     for unit, bits in units.items():
         if number.lower().endswith(unit.lower()):
             number, shift = number[: -len(unit)], bits
     if not number.strip().isdigit():
-        raise ValueError(f"--page-size {text}: give a number of bytes, or one with KiB, MiB or GiB, for instance 8MiB")
+        raise ValueError(f"{flag} {text}: give a number of bytes, or one with KiB, MiB or GiB, for instance {example}")
     return int(number) << shift

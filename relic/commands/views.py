@@ -110,24 +110,25 @@ def _sample(src: Path, num_images: int) -> tuple[list, list[int], list[str] | No
     from pipelines.beton import JPEG, MAX_PAGE_SIZE
     from pipelines.prepare import images, sources
 
-    plan = sources.plan(src)
     treatment = images.Treatment(page_size=MAX_PAGE_SIZE)
     reader = sources.SourceReader()
     pictures, labels, reasons = [], [], []
-    for bucket in np.array_split(np.arange(len(plan.sources)), min(num_images, len(plan.sources))):
-        for position in np.roll(bucket, -(len(bucket) // 2)):
-            source = plan.sources[position]
-            try:
-                stored = images.store(reader.read(source), treatment)
-            except (ValueError, OSError) as error:
-                reasons.append(f"{source.describe()}: {error}")
-                continue
-            pixels = np.frombuffer(stored.payload, np.uint8)
-            shape = (stored.height, stored.width, 3)
-            pictures.append(stored.payload if stored.mode == JPEG else pixels.reshape(shape))
-            labels.append(source.label)
-            break
+    with sources.plan(src) as plan:
+        count, classes = len(plan.sources), plan.classes
+        for bucket in np.array_split(np.arange(count), min(num_images, count)):
+            for position in np.roll(bucket, -(len(bucket) // 2)):
+                source = plan.sources[position]
+                try:
+                    stored = images.store(reader.read(source), treatment)
+                except (ValueError, OSError) as error:
+                    reasons.append(f"{source.describe()}: {error}")
+                    continue
+                pixels = np.frombuffer(stored.payload, np.uint8)
+                shape = (stored.height, stored.width, 3)
+                pictures.append(stored.payload if stored.mode == JPEG else pixels.reshape(shape))
+                labels.append(source.label)
+                break
     reader.close()
     if not pictures:
-        raise ValueError(f"{src}: none of its {len(plan.sources):,} files is an image ({reasons[0]})")
-    return pictures, labels, plan.classes
+        raise ValueError(f"{src}: none of its {count:,} files is an image ({reasons[0]})")
+    return pictures, labels, classes

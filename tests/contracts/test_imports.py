@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OPTIONAL = ("ffcv", "nvidia.dali", "timm", "triton", "ray", "wandb", "tensorboard", "onnx")
+OPTIONAL = ("ffcv", "nvidia.dali", "timm", "triton", "ray", "wandb", "tensorboard", "onnx", "fsspec", "py_sod_metrics")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 from making import encoded
 
-from pipelines.prepare.sources import Plan, SourceReader, chunks, plan
+from pipelines.prepare.listing import archive_files, expand_braces
+from pipelines.prepare.reading import SourceReader
+from pipelines.prepare.sources import Plan, chunks, plan, read_part
 
 # Class folders whose order by path differs from the order of the walk, and a nested folder.
 TREE = {
@@ -198,24 +200,78 @@ def test_a_folder_of_one_tar_per_class(tmp_path: Path) -> None:
 
 
 def test_subsets_are_disjoint_and_in_order(tmp_path: Path) -> None:
-    files = plan(folder(tmp_path, {f"{c}/{i}.jpg": b"" for c in "ab" for i in range(5)}))
-    first = files.subset(skip_per_class=0, per_class=2)
-    second = files.subset(skip_per_class=2, per_class=2)
-    rest = files.subset(skip_per_class=4, per_class=None)
+    folder(tmp_path, {f"{c}/{i}.jpg": b"" for c in "ab" for i in range(5)})
+    first = plan(tmp_path, per_class=2)
+    second = plan(tmp_path, skip_per_class=2, per_class=2)
+    rest = plan(tmp_path, skip_per_class=4)
     assert [s.name for s in first.sources] == ["a/0.jpg", "a/1.jpg", "b/0.jpg", "b/1.jpg"]
     assert [s.name for s in second.sources] == ["a/2.jpg", "a/3.jpg", "b/2.jpg", "b/3.jpg"]
     assert [s.name for s in rest.sources] == ["a/4.jpg", "b/4.jpg"]
-    assert files.subset(skip_per_class=5, per_class=None).sources == []
+    with pytest.raises(ValueError, match="no class has more than 5 files; lower --skip-per-class"):
+        plan(tmp_path, skip_per_class=5)
 
 
 def test_the_key_notices_other_files(tmp_path: Path) -> None:
     folder(tmp_path)
-    key = plan(tmp_path).key()
-    assert plan(tmp_path).key() == key
+    key = plan(tmp_path).key
+    assert plan(tmp_path).key == key
     os.utime(tmp_path / "a/z.jpg", ns=(1, 1))
-    touched = plan(tmp_path).key()
+    touched = plan(tmp_path).key
     (tmp_path / "b/new.jpg").write_bytes(b"")
-    assert len({key, touched, plan(tmp_path).key()}) == 3
+    assert len({key, touched, plan(tmp_path).key, plan(tmp_path, per_class=1).key}) == 4
+
+
+def test_a_plan_in_a_file_is_read_from_elsewhere_part_by_part(tmp_path: Path) -> None:
+    with plan(folder(tmp_path / "source"), path=tmp_path / "x.plan") as files:
+        whole = list(files.sources)
+        assert files.sources[3] == whole[3]
+        assert list(files.sources.sizes()) == [source.size for source in whole]
+        with pytest.raises(IndexError):
+            files.sources[len(whole)]
+    assert read_part(tmp_path / "x.plan", 0, 100) == whole
+    assert read_part(tmp_path / "x.plan", 2, 5) == whole[2:5]
+    assert files.bytes == sum(len(data) for data in TREE.values())
+    assert files.largest == max(len(data) for data in TREE.values())
+    with pytest.raises(ValueError, match="has no files"):
+        plan(folder(tmp_path / "empty", {"a/.x": b""}), path=tmp_path / "y.plan")
+    assert not (tmp_path / "y.plan").exists()
+
+
+def test_names_sort_as_python_sorts_them(tmp_path: Path) -> None:
+    """SQLite compares bytes; above U+FFFF and for names that are not UTF-8 that is not always Python's order."""
+    names = ["z", "\uffee", "\U0001f600", os.fsdecode(b"\xff"), "e\u0301", "\xe9"]
+    files = plan(folder(tmp_path, {f"{a}/{b}.jpg": b"" for a in names for b in names}))
+    assert files.classes == sorted(names)
+    order = [f"{a}/{b}" for a in sorted(names) for b in sorted(f"{name}.jpg" for name in names)]
+    assert [source.name for source in files.sources] == order
+
+
+def test_listing_a_tar_keeps_no_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = []
+    next_member = tarfile.TarFile.next
+
+    def watched(tar: tarfile.TarFile) -> tarfile.TarInfo | None:
+        held.append(len(tar.members))
+        return next_member(tar)
+
+    (tmp_path / "x.tar").write_bytes(tar_bytes({f"{i}.jpg": b"" for i in range(50)}))
+    monkeypatch.setattr(tarfile.TarFile, "next", watched)
+    assert len(list(archive_files([str(tmp_path / "x.tar")]))) == 50
+    assert len(held) > 50
+    assert max(held) <= 1
+
+
+def test_braces_name_every_shard(tmp_path: Path) -> None:
+    assert expand_braces("a-{08..11}.tar") == ["a-08.tar", "a-09.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("a-{8..11}.tar") == ["a-8.tar", "a-9.tar", "a-10.tar", "a-11.tar"]
+    assert expand_braces("{x,y}/{0..1}") == ["x/0", "x/1", "y/0", "y/1"]
+    with pytest.raises(ValueError, match="counts down"):
+        expand_braces("{3..1}")
+    for shard in range(3):
+        (tmp_path / f"set-{shard:02d}.tar").write_bytes(tar_bytes({f"a/{shard}.jpg": b"x"}))
+    assert [s.name for s in plan(tmp_path / "set-{00..02}.tar").sources] == ["a/0.jpg", "a/1.jpg", "a/2.jpg"]
+    with pytest.raises(FileNotFoundError, match=r"set-03\.tar"):
+        plan(tmp_path / "set-{00..03}.tar")
 
 
 def test_chunks_cover_all_and_stay_small(tmp_path: Path) -> None:
@@ -256,7 +312,7 @@ def test_cut_and_damaged_archives(tmp_path: Path) -> None:
 
 
 def test_an_archive_that_unfolds_beyond_any_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipelines.prepare.sources.MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr("pipelines.prepare.reading.MAX_FILE_BYTES", 1000)
     files = plan(zipped(tmp_path / "x.zip", {"1.jpg": bytes(100_000)}, zipfile.ZIP_DEFLATED))
     with pytest.raises(ValueError, match="more than 1,000 bytes"):
         contents(files)
@@ -292,7 +348,9 @@ def _encrypted(path: Path) -> Path:
         (lambda p: folder(p, {"x.tar.gz": b""}) / "x.tar.gz", "decompress a compressed tar first"),
         (lambda p: folder(p, {"train/a/1.jpg": b"", "val/a/1.jpg": b""}), r"holds splits \(train, val\).* give one: "),
         (lambda p: folder(p, {"x1": b"", "x2": b""}) / "x*", "narrow the pattern"),
-        (lambda p: zipped(p / "x.zip", {"1.jpg": b"", "1.cls": b""}), "WebDataset"),
+        (lambda p: zipped(p / "x.zip", {"1.jpg": b"", "1.cls": b"cat"}), "1.cls: b'cat' is no class number"),
+        (lambda p: zipped(p / "x.zip", {"1.jpg": b"", "1.cls": b"-2"}), "is no class number"),
+        (lambda p: zipped(p / "x.zip", {"1.jpg": b"", "1.cls": b"1" * 40}), "more than 32 bytes"),
         (lambda p: zipped(p / "x.zip", {"1.jpg": b"x"}, zipfile.ZIP_LZMA), "neither stored nor deflated"),
         (lambda p: _encrypted(p / "x.zip"), "is encrypted"),
     ],
