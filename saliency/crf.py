@@ -10,7 +10,6 @@ both measured in this image by the present labels (the data term of GrabCut, Rot
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -43,11 +42,11 @@ class CrfConfig:
 
 
 class Grid(NamedTuple):
-    """A grid over features, and where each of N points lies in it."""
+    """A grid of unit cells over features, and where each of N points lies in it."""
 
     shape: tuple[int, ...]
     cells: np.ndarray
-    """int64 [N, 2**D]: the cells around each point."""
+    """int32 [N, 2**D]: the cells around each point."""
     weights: np.ndarray
     """float32 [N, 2**D]: how near each of them is; they add up to 1."""
 
@@ -81,7 +80,8 @@ def smoothed(rgb: np.ndarray, probability: np.ndarray, config: CrfConfig | None 
         if both is not None:
             agreement = filtered(both, label.reshape(-1, 1)) / mass
             logit += config.bilateral_weight * (2 * agreement.reshape(height, width) - 1)
-        logit += config.smooth_weight * (2 * cv2.GaussianBlur(label, (0, 0), config.smooth_pixels) - 1)
+        if config.smooth_weight:
+            logit += config.smooth_weight * (2 * cv2.GaussianBlur(label, (0, 0), config.smooth_pixels) - 1)
         label = 1 / (1 + np.exp(-logit))
     return label
 
@@ -101,32 +101,39 @@ def _ratio(colours: Grid, label: np.ndarray) -> np.ndarray:
 
 
 def grid_of(features: np.ndarray) -> Grid:
-    """Lay a grid of unit cells over points, float32 [N, D]."""
+    """Lay a grid over points, float32 [N, D]."""
     features = features - features.min(axis=0)
-    base = np.floor(features).astype(np.int64)
-    shape = tuple(int(cells) for cells in base.max(axis=0) + 2)
-    strides = np.array([np.prod(shape[axis + 1 :], dtype=np.int64) for axis in range(len(shape))])
-    cells, weights = _corners((base * strides).sum(axis=1), (features - base).astype(np.float32), strides)
-    return Grid(shape, cells, weights)
+    shape = tuple(int(cells) for cells in np.floor(features.max(axis=0)).astype(np.int64) + 2)
+    strides = np.array([np.prod(shape[axis + 1 :]) for axis in range(len(shape))], np.int32)
+    return Grid(shape, *_corners(features, strides))
 
 
 def filtered(grid: Grid, values: np.ndarray) -> np.ndarray:
     """Blur values of points, float32 [N, K], with a Gaussian of about one cell."""
     cells = _splat(grid.cells, grid.weights, values, int(np.prod(grid.shape)))
-    whole = cells.reshape(*grid.shape, values.shape[1])
-    for axis in range(len(grid.shape)):
-        flat = whole.reshape(int(np.prod(grid.shape[:axis])), grid.shape[axis], -1)
-        whole = _blurred(flat).reshape(whole.shape)
-    return _slice(grid.cells, grid.weights, whole.reshape(-1, values.shape[1]))
+    for axis, length in enumerate(grid.shape):
+        before = int(np.prod(grid.shape[:axis]))
+        cells = _blurred(cells.reshape(before, length, -1)).reshape(cells.shape)
+    return _slice(grid.cells, grid.weights, cells)
 
 
-def _corners(base: np.ndarray, inside: np.ndarray, strides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cells around each point and their multilinear weights."""
-    corners = np.array(list(itertools.product((0, 1), repeat=len(strides))))
-    cells = base[:, None] + corners @ strides
-    weights = np.ones((len(base), len(corners)), np.float32)
-    for axis in range(len(strides)):
-        weights *= np.where(corners[:, axis] > 0, inside[:, axis, None], 1 - inside[:, axis, None])
+@numba.njit(cache=True, nogil=True)
+def _corners(features: np.ndarray, strides: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the cells around each point, int32 [N, 2**D], and their multilinear weights, float32 [N, 2**D]."""
+    points, dimensions = features.shape
+    cells = np.empty((points, 1 << dimensions), np.int32)
+    weights = np.empty((points, 1 << dimensions), np.float32)
+    for point in range(points):
+        cells[point, 0], weights[point, 0] = 0, 1
+        for axis in range(dimensions):
+            # double the corners: those so far at this cell of the axis, and again at the next
+            base = np.int32(features[point, axis])  # at least 0: the floor
+            inside = features[point, axis] - np.float32(base)
+            for corner in range(1 << axis):
+                cell, weight = cells[point, corner] + base * strides[axis], weights[point, corner]
+                cells[point, corner], weights[point, corner] = cell, weight * (1 - inside)
+                further = corner + (1 << axis)
+                cells[point, further], weights[point, further] = cell + strides[axis], weight * inside
     return cells, weights
 
 

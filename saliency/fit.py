@@ -21,9 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saliency.kept import Each, here, kept, mapped, prepared
-from saliency.labels import fused
-from saliency.network import BATCH, SaliencyNetwork, save
+from saliency.kept import Each, here, prepared
+from saliency.network import BATCH, MEAN, SaliencyNetwork, save
 from saliency.training import FitConfig, predicted, train
 
 
@@ -75,14 +74,14 @@ def fit(
     network = SaliencyNetwork(config.network)
     if start is not None:
         take_encoder(network, start)
-    seen = prepared(read, indices, folder, config.network, lambda done: watcher.prepared(done, len(indices)), each)
+    seen, labels = prepared(
+        read, indices, folder, config.network, lambda done: watcher.prepared(done, len(indices)), each
+    )
     if len(seen) < config.batch_size:
         raise ValueError(f"{len(seen)} images: a batch alone takes {config.batch_size}; give more images")
-    maps, rgb = seen[..., 3 : 3 + len(config.network.priors)], seen[..., :3]
-    labels = kept(folder / "labels.npy", lambda: mapped(each, fused, maps, rgb))
-
+    rgb = seen[..., :3]
     first = slice(0, BATCH)
-    columns = {"mean of priors": seen[first, ..., -2], "label": labels[first]}
+    columns = {"mean of priors": seen[first, ..., MEAN], "label": labels[first]}
     watcher.phase("labels", rgb[first], columns)
     network = train(network, seen, labels, folder / "checkpoint.pt", config, watcher.epoch)
     watcher.phase("network", rgb[first], {**columns, "network": predicted(network, seen[first])})

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from saliency.priors import DEFAULT, find_priors, levelled, mean
 from saliency.priors.scene import WORKING_SIDE, Scene
+from saliency.squares import resized
 from saliency.store import EMPTY, HAS_MASK, MASK_BYTES, SIDE, TOO_LARGE, TOO_SMALL
 
 SMALLEST, LARGEST = 0.01, 0.9  # shares of the image; a mask outside is rejected (specification, section 5)
@@ -69,7 +69,7 @@ def by_network(path: Path) -> Method:
     """Map images by a fitted network; raises what `saliency.network.load` raises."""
     from saliency import network  # imports torch, which the priors do without
 
-    net = network.load(path)
+    net = network.ready(network.load(path))
     return lambda images: network.maps(net, images)
 
 
@@ -82,9 +82,7 @@ def binary_mask(saliency: np.ndarray) -> np.ndarray:
     Returns:
         bool [128, 128].
     """
-    shrinks = saliency.shape[0] >= SIDE and saliency.shape[1] >= SIDE
-    small = cv2.resize(saliency, (SIDE, SIDE), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    return small >= 0.5
+    return resized(saliency, SIDE) >= 0.5
 
 
 def packed_mask(mask: np.ndarray) -> tuple[np.ndarray, int]:

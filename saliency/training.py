@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from saliency.network import BATCH, NetworkConfig, SaliencyNetwork, autocast, normalized, probabilities
+from saliency.network import BATCH, NetworkConfig, SaliencyNetwork, has_bfloat16, normalized, probabilities, ready
 
 WARM_UP_EPOCHS = 2
 AVERAGED_STEPS = 300  # that the average of weights reaches back
@@ -102,7 +102,7 @@ def _epoch(
         )
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * _rate(number * steps + step, steps, config.epochs)
-        with autocast():
+        with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16()):
             logits = network(inputs)
         loss = F.binary_cross_entropy_with_logits(logits[:, 0].float(), targets)
         optimizer.zero_grad()
@@ -151,6 +151,7 @@ def augmented(inputs: Tensor, labels: Tensor, generator: torch.Generator) -> tup
 
 def predicted(network: SaliencyNetwork, seen: np.ndarray) -> np.ndarray:
     """Run the network on images: uint8 [N, side, side]."""
+    network = ready(network)
     batches = (torch.from_numpy(seen[start : start + BATCH]) for start in range(0, len(seen), BATCH))
     maps = [probabilities(network, normalized(batch)) for batch in batches]
     return (torch.cat(maps) * 255).round().byte().numpy()

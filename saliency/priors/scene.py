@@ -21,6 +21,8 @@ class Scene:
 
     rgb: np.ndarray
     """uint8 [h, w, 3], at most `side` pixels high and wide; a frame around the picture is cut off."""
+    whole: np.ndarray
+    """uint8: the same with its frame."""
     lab: np.ndarray
     """float32 [h, w, 3]: CIE Lab of `rgb`, L in 0 … 100."""
 
@@ -43,6 +45,7 @@ class Scene:
         shrink = min(1.0, side / max(image.shape[:2]))
         size = max(1, round(self._width * shrink)), max(1, round(self._height * shrink))
         small = cv2.resize(image, size, interpolation=cv2.INTER_AREA) if shrink < 1 else image
+        self.whole = small
         self._frame = find_frame(small)
         height, width = small.shape[:2]
         inner = small[self._frame.top : height - self._frame.bottom, self._frame.left : width - self._frame.right]

@@ -15,11 +15,12 @@ from pipelines.datasets.synthetic import render
 from relic.cli import main
 from saliency import network as net
 from saliency.fit import fit
-from saliency.labels import fused
+from saliency.labels import label
 from saliency.network import NetworkConfig, SaliencyNetwork, normalized
+from saliency.squares import resized
 from saliency.training import FitConfig, augmented
 
-SMALL = NetworkConfig(prior_side=64, superpixels=30, side=32, width=0.125, decoder=8, fine=8)
+SMALL = NetworkConfig(prior_side=64, superpixels=30, side=32, width=0.125, decoder=8)
 CONFIG = FitConfig(network=SMALL, epochs=4, batch_size=8)
 IMAGES = 24
 
@@ -97,13 +98,18 @@ def test_damaged_images_are_left_out(tmp_path):
         fit(sometimes, range(1, 8), few, CONFIG, watcher=Watch())
 
 
-def test_a_fused_label_follows_the_object():
+def test_a_label_follows_the_object():
     image, inside, _ = render(3, split="train", seed=0)
-    seen = net.channels(image, replace(SMALL, side=128, prior_side=160, superpixels=120))
-    maps, rgb = seen[..., 3:8], np.ascontiguousarray(seen[..., :3])
-    found = fused(maps, rgb) > 127
-    truth = cv2.resize(inside.astype(np.float32), (128, 128), interpolation=cv2.INTER_AREA) >= 0.5
+    found = label(image, 96) > 127
+    truth = resized(inside.astype(np.float32), 96) >= 0.5
     assert (found & truth).sum() / (found | truth).sum() > 0.7
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 40), (300, 20)])
+def test_any_image_has_a_label(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    assert label(image, 32).shape == (32, 32)
+    assert not label(np.full_like(image, 90), 32).any()
 
 
 def test_a_windows_label_is_cut_out_with_it():

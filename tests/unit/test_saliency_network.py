@@ -16,7 +16,7 @@ from saliency.fit import take_encoder
 from saliency.network import BATCH, NetworkConfig, SaliencyNetwork
 from saliency.priors import levelled, mean
 
-SMALL = NetworkConfig(prior_side=64, superpixels=30, side=32, width=0.125, decoder=8, fine=8)
+SMALL = NetworkConfig(prior_side=64, superpixels=30, side=32, width=0.125, decoder=8)
 
 
 @pytest.fixture(scope="module")
@@ -42,20 +42,22 @@ def test_it_sees_colours_and_maps_of_any_image(shape):
     assert inputs.isfinite().all()
 
 
-def test_the_last_two_maps_are_the_levelled_mean_and_its_colours():
+def test_the_last_maps_are_the_levelled_mean_its_colours_and_its_cut():
     inside = disc(64, 64, (32, 32), 16)
     image = image_of(inside, noise=4)
     config = replace(SMALL, side=64)
     seen = net.channels(image, config)
     scene = net.Scene(image, 64, 30)
     expected = levelled(mean(scene, net.find_priors(config.priors)))
-    np.testing.assert_allclose(seen[..., -2] / 255, scene.framed(expected), atol=0.6 / 255)
-    assert seen[..., -1][inside].mean() > 200
-    assert seen[..., -1][~inside].mean() < 30
+    np.testing.assert_allclose(seen[..., net.MEAN] / 255, scene.framed(expected), atol=0.6 / 255)
+    for made in (seen[..., net.MEAN + 1], seen[..., net.MEAN + 2]):
+        assert made[inside].mean() > 200
+        assert made[~inside].mean() < 30
 
 
 def test_an_images_map_does_not_depend_on_the_others(network):
     many = images(BATCH + 3)
+    network = net.ready(network)
     together = net.maps(network, many)
     assert len(together) == len(many)
     for number in (0, BATCH - 1, BATCH + 2):
@@ -68,7 +70,7 @@ def test_a_network_comes_back_from_its_file(network, tmp_path):
     again = net.load(tmp_path / "network.safetensors")
     assert again.config == SMALL
     assert not again.training
-    np.testing.assert_array_equal(net.maps(again, images(1))[0], net.maps(network, images(1))[0])
+    np.testing.assert_array_equal(net.maps(net.ready(again), images(1))[0], net.maps(net.ready(network), images(1))[0])
 
 
 def test_other_files_are_refused(network, tmp_path):
@@ -88,9 +90,28 @@ def test_other_files_are_refused(network, tmp_path):
 
 
 def test_multiply_adds_of_a_convolution_by_hand():
-    more = net.multiply_adds(replace(SMALL, fine=9)) - net.multiply_adds(SMALL)
-    see, sharpen, head, narrow = SMALL.channels * 9, 9 * 9 * 9 - 8 * 8 * 9, 9, SMALL.decoder / 4
-    assert more == 32 * 32 * (see + sharpen + head + narrow)
+    """One channel more to decode: four laterals and `see` make it, four merges take and make it, the head takes it."""
+    more = net.multiply_adds(replace(SMALL, decoder=9)) - net.multiply_adds(SMALL)
+    places, widths = [16 * 16, 8 * 8, 4 * 4, 2 * 2, 1], [8, 8, 16, 32, 64]
+    laterals = sum(place * width for place, width in zip(places, widths, strict=True))
+    merges = sum(place * 9 * (9 * 9 - 8 * 8) for place in places[:-1])
+    assert more == laterals + merges + places[0] * (4 * SMALL.channels + 4 * 9)
+
+
+def test_a_network_that_is_ready_computes_the_same(network, monkeypatch):
+    torch.manual_seed(2)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.running_mean, -0.5, 0.5)
+            torch.nn.init.uniform_(module.running_var, 0.5, 2)
+    inputs = torch.randn(3, SMALL.channels, 32, 32)
+    with torch.inference_mode():
+        expected = network(inputs)[:, 0].sigmoid()
+    torch.testing.assert_close(net.probabilities(net.ready(network), inputs), expected, atol=2e-2, rtol=0)
+    monkeypatch.setattr(net, "has_bfloat16", lambda: False)
+    ready = net.ready(network)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in ready.modules())
+    torch.testing.assert_close(net.probabilities(ready, inputs), expected, atol=1e-5, rtol=0)
 
 
 def test_a_resnet18_starts_the_encoder_and_computes_there_what_it_did(network):
