@@ -75,6 +75,8 @@ def load(content: bytes, *, name: str) -> dict[str, Any]:
     """
     body, checksum = memoryview(content)[:-_CHECKSUM_BYTES], content[-_CHECKSUM_BYTES:]
     if hashlib.sha256(body).hexdigest().encode() != checksum:
+        if _is_of_another_format(content):
+            raise ValueError(f"{name} is not a checkpoint of format {FORMAT} (made by another version of relicv2?)")
         raise DamagedError(f"{name} is damaged (wrong checksum): delete it to fall back to the one before")
     try:
         payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
@@ -83,6 +85,17 @@ def load(content: bytes, *, name: str) -> dict[str, Any]:
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise ValueError(f"{name} is not a checkpoint of format {FORMAT} (made by another version of relicv2?)")
     return payload
+
+
+def _is_of_another_format(content: bytes) -> bool:
+    """Say whether these are a whole checkpoint from before there were checksums (format 1)."""
+    if content[-_CHECKSUM_BYTES - 2 : -_CHECKSUM_BYTES] == _CHECKSUM_BYTES.to_bytes(2, "little"):
+        return False
+    try:
+        payload = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception:  # whatever torch says of damaged bytes
+        return False
+    return isinstance(payload, dict) and payload.get("format") not in (None, FORMAT)
 
 
 def newest_intact(run: Path, *, on_damage: Callable[[str], None]) -> bytes | None:
@@ -113,7 +126,8 @@ def newest_intact(run: Path, *, on_damage: Callable[[str], None]) -> bytes | Non
 
 def all_steps(run: Path) -> list[int]:
     """Return the steps of a run's checkpoints, oldest first."""
-    return sorted(int(path.stem.removeprefix("step-")) for path in (run / "checkpoints").glob("step-*.pt"))
+    names = (path.stem.removeprefix("step-") for path in (run / "checkpoints").glob("step-*.pt"))
+    return sorted(int(name) for name in names if name.isdigit())  # others are the user's own copies
 
 
 def newest(run: Path) -> Path | None:
@@ -128,7 +142,9 @@ def path_of(run: Path, step: int) -> Path:
 
 
 def prune(run: Path, *, keep_last: int, keep_every: int | None) -> None:
-    """Delete all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+    """Delete what killed writes left, and all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+    for left in (run / "checkpoints").glob(".step-*.pt.tmp"):
+        left.unlink()
     steps = all_steps(run)
     for step in steps[: -max(keep_last, 1)]:
         if keep_every is None or step % keep_every:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import types
 import typing
 from dataclasses import dataclass, field
@@ -242,7 +243,12 @@ def save(config: RunConfig, path: Path) -> None:
     """Write the resolved configuration as YAML."""
     import yaml
 
-    path.write_text(yaml.safe_dump(to_dict(config), sort_keys=False))
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        yaml.safe_dump(to_dict(config), file, sort_keys=False)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
 
 
 def load(path: Path) -> RunConfig:

@@ -96,8 +96,8 @@ def _launched(environment: os._Environ[str] | dict[str, str]) -> dict[str, Any]:
 
 def first_host(nodes: str) -> str:
     """Return the first host of Slurm's list: `gpu[07-09,12],cpu1` begins with `gpu07`."""
-    found = re.match(r"([^,\[\]]+)(?:\[(\d+)[^\]]*\])?([^,\[]*)", nodes)
-    return nodes if found is None else found[1] + (found[2] or "") + (found[3] or "")
+    first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", nodes)  # up to the first comma outside of brackets
+    return re.sub(r"\[(\d+)[^\]]*\]", r"\1", first[0]) if first else nodes
 
 
 class Group:

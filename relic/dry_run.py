@@ -45,8 +45,8 @@ def dry_run(config: RunConfig, *, rate: float | None, world_size: int | None, nu
         FileNotFoundError, ValueError: as training would.
     """
     data = describe_data(config)
-    launched = from_environment(config.device)
     if world_size is None:
+        launched = from_environment(config.device)
         world_size, num_nodes = launched.world_size, num_nodes or launched.num_nodes
     if num_nodes is not None and (num_nodes < 1 or world_size % num_nodes):
         raise ValueError(f"--gpus {world_size} cannot be spread evenly over --nodes {num_nodes}")

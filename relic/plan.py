@@ -35,11 +35,14 @@ def make_plan(config: RunConfig, *, num_images: int, world_size: int) -> Plan:
     Raises:
         ValueError: names the field that does not fit, and the mend.
     """
+    if world_size < 1:
+        raise ValueError(f"{world_size} processes: give at least 1")
     if config.batch_size < 1 or config.batch_size % world_size:
         raise ValueError(f"batch_size={config.batch_size} is no multiple of the {world_size} processes")
     accumulate, local_batch_size = config.optim.accumulate, config.batch_size // world_size
     if accumulate < 1 or local_batch_size % accumulate:
         raise ValueError(f"optim.accumulate={accumulate} does not divide the {local_batch_size} images of a process")
+    _check_negatives(config, local_batch_size // accumulate, world_size)
     if config.optim.clip_norm is not None and not config.optim.clip_norm > 0:
         raise ValueError(f"optim.clip_norm={config.optim.clip_norm:g} is not positive: leave it out to clip nothing")
     if not config.distributed.timeout_seconds > 0:
@@ -83,3 +86,17 @@ def make_plan(config: RunConfig, *, num_images: int, world_size: int) -> Plan:
         health_steps=max(steps("log.health_every", config.log.health_every, total), 1),
         peak_learning_rate=scaled_learning_rate(config.optim.base_learning_rate, config.batch_size),
     )
+
+
+def _check_negatives(config: RunConfig, micro_batch_size: int, world_size: int) -> None:
+    """Raise ValueError where there are not as many other images as each is to be compared with."""
+    if config.loss.kind != "relic":
+        return
+    images = micro_batch_size * (world_size if config.loss.negatives_from == "global" else 1)
+    wanted = 1 if config.loss.num_negatives is None else config.loss.num_negatives
+    if not 1 <= wanted < images:
+        where = "all processes" if config.loss.negatives_from == "global" else "a part of a process's batch"
+        raise ValueError(
+            f"loss.num_negatives={config.loss.num_negatives} does not fit the {images} images of {where}: take fewer"
+            " negatives, processes or parts, or --loss.negatives-from global"
+        )

@@ -50,12 +50,13 @@ class Notice:
 
 
 def requeue() -> str | None:
-    """Ask Slurm to start the job again; return what was said, None outside of Slurm.
+    """Ask Slurm to start the job again; return what was said, None outside of a job that is this run alone.
 
+    The script of `relic slurm` says that it is (RELIC_REQUEUE=1): to requeue another job would end what else is in it.
     The job's own limits decide whether it may (`sbatch --requeue`).
     """
     job = os.environ.get("SLURM_JOB_ID")
-    if job is None or shutil.which("scontrol") is None:
+    if job is None or os.environ.get("RELIC_REQUEUE") != "1" or shutil.which("scontrol") is None:
         return None
     done = subprocess.run(["scontrol", "requeue", job], capture_output=True, text=True, check=False)
     if done.returncode:

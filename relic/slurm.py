@@ -73,13 +73,14 @@ def render(allocation: Allocation, command: list[str], *, name: str, folder: Pat
     lines += ["#SBATCH --requeue", "#", *(f"# {line}".rstrip() for line in plan.splitlines())]
     # srun does not take --cpus-per-task from the job since Slurm 22.05.
     srun = ["srun", f"--cpus-per-task={allocation.cpus_per_gpu}", "--kill-on-bad-exit=0", *command]
-    return "\n".join([*lines, *_REMARKS, "trap : TERM USR1", shlex.join(srun), ""])
+    return "\n".join([*lines, *_REMARKS, "trap : TERM USR1", "export RELIC_REQUEUE=1", shlex.join(srun), ""])
 
 
 _REMARKS = """#
 # The signal goes to all processes. They save and leave with exit code 85, and rank 0 asks for the requeue itself: this
 # script must not. Where a node fails, Slurm requeues. The same command then resumes from the newest checkpoint.
 # kill-on-bad-exit=0: those who have left must not take rank 0 with them, which still writes.
+# RELIC_REQUEUE: the job is this run and nothing else.
 # trap: where a site signals this shell too, it waits for srun.""".splitlines()
 
 

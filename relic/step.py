@@ -57,9 +57,11 @@ def train_step(
 
     state.scaler.unscale_(state.optimizer)
     metrics["gradient_norm"] = clip_gradients(state.trained, state.config.optim.clip_norm)
-    finite = metrics["loss"].isfinite()
-    if not state.scaler.is_enabled():
-        finite &= metrics["gradient_norm"].isfinite()
+    sound = metrics["gradient_norm"].isfinite()
+    if state.scaler.is_enabled():
+        # float16: an infinite gradient is skipped and lowers the scale; below 1 the scale is not what makes it infinite
+        sound |= state.scaler._scale >= 1
+    finite = metrics["loss"].isfinite() & sound
     state.scaler.step(state.optimizer)
     state.scaler.update()
     if isinstance(state.model, Twin):

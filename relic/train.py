@@ -21,7 +21,7 @@ from pipelines.shards import open_beton
 from relic import checkpoint, nonfinite, randomness
 from relic import config as configuration
 from relic.config import RunConfig, run_directory
-from relic.cores import available
+from relic.cores import of_process
 from relic.distributed import Group, World, from_environment, process_group
 from relic.evaluate.health import health_warnings, measure
 from relic.evaluate.probe import probe_views
@@ -91,8 +91,9 @@ def train(config: RunConfig) -> Path:
         # Set up: what is to be done, and the room for it.
         data = describe_data(config)
         plan = make_plan(config, num_images=data["num_images"], world_size=world.world_size)
-        folder = open_run(config, world)
+        folder = run_directory(config)
         if world.is_main:
+            open_run(config, world)
             closing.enter_context(only_writer(folder))
         loader = training_loader(config, plan, world, loader_threads)
         closing.callback(loader.close)
@@ -122,6 +123,7 @@ def train(config: RunConfig) -> Path:
         last_step = loop(job, first_step, notice)
         saver.wait()
         group.settle()
+        group.gather([0.0])  # torchrun kills 30 s after the first process has left: rank 0 has to have written by then
     if last_step < plan.total_steps:
         raise Preempted(last_step, is_main=world.is_main)
     if world.is_main:
@@ -137,7 +139,7 @@ def loop(job: Job, first_step: int, notice: Notice) -> int:
     """
     config, plan, state, meter = job.config, job.plan, job.state, job.meter
     probe = probe_views(config, job.world) if job.world.is_main and isinstance(state.model, Twin) else None
-    batches, last_save = all_epochs(job.loader), time.monotonic()
+    batches, last_save, saved = all_epochs(job.loader), time.monotonic(), first_step
     for step in range(first_step, plan.total_steps):
         rate = learning_rate(
             step, base=plan.peak_learning_rate, total_steps=plan.total_steps, warmup_steps=plan.warmup_steps
@@ -152,9 +154,12 @@ def loop(job: Job, first_step: int, notice: Notice) -> int:
         if job.peers is not None:
             job.peers.step = done
         decision = job.group.agree(wish(config, notice, last_save))
+        if decision == SAVE and job.peers is not None and saved == done - 1:
+            decision = GO_ON  # the wish of the step before, which that step's save has granted
         is_last = done == plan.total_steps
         is_log = is_last or done % plan.log_steps == 0
-        is_save = is_last or done % plan.checkpoint_steps == 0 or decision != GO_ON
+        is_kept = plan.keep_every_steps is not None and done % plan.keep_every_steps == 0
+        is_save = is_last or is_kept or done % plan.checkpoint_steps == 0 or decision != GO_ON
         if is_log or is_save:
             meter.exchange()  # here, and only here, the loop waits for the device
             nonfinite.stop_if_found(meter.first_nonfinite(), config, plan, job.folder, job.world)
@@ -166,7 +171,7 @@ def loop(job: Job, first_step: int, notice: Notice) -> int:
         if is_save:
             with meter.pause():
                 save(job, done)
-            last_save = time.monotonic()
+            last_save, saved = time.monotonic(), done
         if decision == SAVE_AND_STOP:
             return done
     return plan.total_steps
@@ -221,7 +226,7 @@ def shared_cores(config: RunConfig, world: World) -> Iterator[int]:
     Threads of torch that wait for a core that the loader holds stall each other: on two cores the demo made 205
     images/s with one thread for the networks and 109 with two. OMP_NUM_THREADS, where set, is left as it is.
     """
-    cores = max(available() // world.local_world_size, 1)
+    cores = of_process(world.local_world_size, world.launcher)
     on_cpu = world.device.type == "cpu"
     loader_threads = config.loader.num_threads or max(cores // 4 if on_cpu else cores, 1)
     before = torch.get_num_threads()

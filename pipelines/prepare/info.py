@@ -86,6 +86,6 @@ def _describe_masks(beton: AnyBeton) -> dict[str, Any] | None:
         with open_masks(path) as masks:
             masks.check(beton.fingerprint(), beton.num_images, beton.path)
             absent = int(masks.absent.sum())
-            return {"path": str(path), "masks": masks.num_images - absent, "absent": absent}
+            return {"path": str(path), "masks": masks.num_images - absent, "absent": absent, "maker": masks.maker}
     except (ValueError, OSError) as error:
         return {"path": str(path), "problem": str(error)}

@@ -204,7 +204,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     elif "problem" in masks:
         print(f"masks       {masks['problem']}")
     else:
-        print(f"masks       {masks['path']}: {masks['masks']:,}, {masks['absent']:,} absent")
+        maker = masks["maker"] or "whom it does not say"
+        print(f"masks       {masks['path']}: {masks['masks']:,}, {masks['absent']:,} absent, by {maker}")
 
 
 def _bytes(flag: str, text: str, example: str) -> int:

@@ -74,7 +74,7 @@ def evaluate(
         view_size=loaded.view_size if view_size is None else view_size,
         center_share=data.center_share if center_share is None else center_share,
         batch_size=batch_size,
-        num_threads=num_threads or max(cores.available() // world.local_world_size, 1),
+        num_threads=num_threads or cores.of_process(world.local_world_size, world.launcher),
         device=str(world.device),
         precision=precision,
         backend=backend,

@@ -47,6 +47,10 @@ def pretrain(arguments: list[str]) -> int:
 
         print(dry_run(chosen.run, rate=chosen.rate, world_size=chosen.gpus, num_nodes=chosen.nodes))
         return 0
+    planned = {"--gpus": chosen.gpus, "--nodes": chosen.nodes, "--rate": chosen.rate}
+    if any(value is not None for value in planned.values()):
+        flags = ", ".join(flag for flag, value in planned.items() if value is not None)
+        raise ValueError(f"{flags} plan a run (--dry-run) and start none: processes are started by torchrun or srun")
     return _train(chosen.run)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from test_exact_resume import assert_same_bits, small_run
 
 import relic.train
 from relic import checkpoint, preempt
+from relic.cli import main
 from relic.config import CheckpointConfig, OptimConfig
 from relic.lock import only_writer
 from relic.preempt import Preempted
@@ -64,6 +66,7 @@ def test_a_command_that_was_stopped_exits_with_85_and_asks_slurm_to_requeue(tmp_
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("RELIC_REQUEUE", "1")
     assert preempt.announce(Preempted(12)) == 85
     assert asked.read_text() == "requeue 77\n"
     assert capsys.readouterr().err.splitlines() == [
@@ -79,8 +82,15 @@ def test_a_refused_requeue_is_said(tmp_path, monkeypatch):
     (tmp_path / "scontrol").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SLURM_JOB_ID", "77")
+    monkeypatch.setenv("RELIC_REQUEUE", "1")
     assert preempt.requeue() == "Slurm did not requeue job 77: Job is not requeuable; submit it again to go on"
-    monkeypatch.delenv("SLURM_JOB_ID")
+    monkeypatch.delenv("RELIC_REQUEUE")
+    assert preempt.requeue() is None  # a job that holds more than this run
+
+
+def test_nobody_is_asked_outside_of_slurm(monkeypatch):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    monkeypatch.setenv("RELIC_REQUEUE", "1")
     assert preempt.requeue() is None
 
 
@@ -99,12 +109,22 @@ def test_a_step_that_is_not_finite_ends_the_run_before_it_is_saved_and_lists_its
     listed = json.loads((run / "nonfinite-step-000009.json").read_text())
     assert listed["indices"] == seen[8]
     assert (listed["step"], listed["epoch"], listed["seed"]) == (9, 2, 0)
+    see = shlex.split(listed["see"])
+    assert see[:2] == ["relic", "views"]
+    assert see[see.index("--masks") + 1] == str(tiny_masks)
+    assert main([*see[1:], "--out", str(tmp_path / "seen.png")]) == 0
 
 
 def test_a_timed_checkpoint_needs_no_step_to_divide(tmp_path, tiny_beton, tiny_masks):
     often = CheckpointConfig(every="50st", every_minutes=1e-9, keep_last=9)
     run = train(small_run(tmp_path, tiny_beton, tiny_masks, duration="3st", checkpoint=often))
     assert checkpoint.all_steps(run) == [1, 2, 3]
+
+
+def test_steps_that_are_kept_are_saved_too(tmp_path, tiny_beton, tiny_masks):
+    kept = CheckpointConfig(every="50st", keep_every="2st", keep_last=1)
+    run = train(small_run(tmp_path, tiny_beton, tiny_masks, duration="5st", checkpoint=kept))
+    assert checkpoint.all_steps(run) == [2, 4, 5]
 
 
 def test_a_full_disk_stops_the_run_with_one_line_and_the_rerun_goes_on(tmp_path, tiny_beton, tiny_masks, monkeypatch):

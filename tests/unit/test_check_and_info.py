@@ -99,7 +99,7 @@ def test_info_of_a_store_beside_the_beton(beton: Path) -> None:
     masks = beton.with_suffix(".masks")
     with Beton(beton) as opened, MaskStoreWriter(masks, 7, opened.fingerprint()) as writer:
         writer.write(1, np.ones((128, 128), bool))
-    assert describe(beton)["masks"] == {"path": str(masks), "masks": 1, "absent": 6}
+    assert describe(beton)["masks"] == {"path": str(masks), "masks": 1, "absent": 6, "maker": ""}
     MaskStoreWriter(masks, 7, "00").finish()
     assert "was made for fingerprint 00" in describe(beton)["masks"]["problem"]
 

@@ -139,3 +139,27 @@ def test_the_saver_raises_what_its_thread_met(tmp_path):
     with pytest.raises(OSError, match="was not written"):
         saver.save(2, {"model": {}})
     saver.close()
+
+
+def test_a_whole_checkpoint_without_a_checksum_is_of_another_format_and_stays(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    path = checkpoint.path_of(tmp_path, 3)
+    torch.save({"format": 1, "step": 3}, path)
+    with pytest.raises(ValueError, match="not a checkpoint of format 2"):
+        checkpoint.newest_intact(tmp_path, on_damage=pytest.fail)
+    assert path.exists()
+
+
+def test_copies_of_the_users_are_no_checkpoints_of_the_run(tmp_path):
+    path = checkpoint.save(tmp_path, 10, {})
+    path.with_name("step-000010-best.pt").write_bytes(path.read_bytes())
+    assert checkpoint.all_steps(tmp_path) == [10]
+
+
+def test_what_killed_writes_left_goes_with_the_next_pruning(tmp_path):
+    path = checkpoint.save(tmp_path, 10, {})
+    left = path.with_name(".step-000009.pt.tmp")
+    left.write_bytes(b"half")
+    checkpoint.prune(tmp_path, keep_last=1, keep_every=None)
+    assert not left.exists()
+    assert path.exists()

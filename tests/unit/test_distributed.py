@@ -71,6 +71,7 @@ def test_torchrun_inside_srun_counts(environment):
         ("gpu[07-09,12],cpu1", "gpu07"),
         ("gpu[7,9]", "gpu7"),
         ("rack1-n[003-004].site", "rack1-n003.site"),
+        ("rack[1-2]node[3-4],cpu1", "rack1node3"),
         ("10.0.0.1", "10.0.0.1"),
     ],
 )

@@ -7,6 +7,7 @@ import dataclasses
 import pytest
 
 from relic import recipes
+from relic.config import LossConfig
 from relic.plan import make_plan
 
 
@@ -25,6 +26,10 @@ def test_imagenet_at_300_epochs():
     [
         ({"batch_size": 100}, 3, "batch_size=100 is no multiple of the 3 processes"),
         ({"batch_size": 2000}, 1, "batch_size=2000 is larger than the data set of 1000 images"),
+        ({"loss": LossConfig(num_negatives=10)}, 8, "num_negatives=10 does not fit the 8 images of a part"),
+        ({"loss": LossConfig(num_negatives=64, negatives_from="global")}, 8, "fit the 64 images of all processes"),
+        ({"loss": LossConfig(num_negatives=None), "batch_size": 8}, 8, "num_negatives=None does not fit the 1 images"),
+        ({}, 0, "0 processes: give at least 1"),
         ({"duration": "0st"}, 1, "duration=0st is no step at all"),
         ({"duration": "5"}, 1, "duration: duration '5' is no number with a unit"),
         ({"duration": "2st"}, 1, "optim.warmup=1ep"),

@@ -121,7 +121,7 @@ def test_the_command_writes_checks_and_submits(tiny_beton, tmp_path, path, monke
 
 def test_the_command_prints_the_script_otherwise(tiny_beton, tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["slurm", "demo", "--data", str(tiny_beton), "--batch-size", "8"]) == 0
+    assert main(["slurm", "demo", "--data", str(tiny_beton), "--batch-size", "8", "--gpus-per-node", "4"]) == 0
     assert capsys.readouterr().out.startswith("#!/bin/bash\n#SBATCH")
     assert not list(tmp_path.glob("*.sh"))
 
@@ -130,10 +130,10 @@ def test_the_command_prints_the_script_otherwise(tiny_beton, tmp_path, monkeypat
     ("flags", "status", "said"),
     [
         ("--batch-size 12", 1, "batch_size=12 is no multiple of the 8 processes"),
-        ("--batch-size 8 --duration 3 --nodes 1", 1, "duration '3'"),
+        ("--batch-size 8 --duration 3 --nodes 1 --gpus-per-node 4", 1, "duration '3'"),
         ("--nodes 0", 1, "--nodes 0: give at least 1"),
         ("--ndoes 3", 2, "unknown option --ndoes: did you mean --nodes?"),
-        ("--batch-size 8 --submit", 1, "no sbatch here: submit from a login node"),
+        ("--batch-size 8 --gpus-per-node 4 --submit", 1, "no sbatch here: submit from a login node"),
     ],
 )
 def test_a_mistake_gets_one_line(flags: str, status: int, said: str, tiny_beton, tmp_path, monkeypatch, capsys) -> None:
