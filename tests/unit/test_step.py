@@ -120,6 +120,17 @@ def test_parts_of_a_batch_add_up_to_its_mean_gradient():
             )
 
 
+def test_float16_skips_a_few_infinite_gradients_and_tells_of_those_that_stay():
+    state = build_state(a_config(precision="float16"), CPU, num_classes=3)
+    next(state.model.online.parameters()).register_hook(lambda gradient: gradient * float("nan"))
+    finite = [
+        float(train_step(state, a_batch(), [negatives_of(8, 0)], learning_rate=0.01, target_decay=0.9)["finite"])
+        for _ in range(19)
+    ]
+    assert finite[0] == finite[10] == 1  # the scale falls by half each time, from 65,536
+    assert finite[-1] == 0
+
+
 def negatives_of(images: int, step: int) -> torch.Tensor:
     return torch.from_numpy(draw_negatives(images, 3, seed=0, step=step))
 
