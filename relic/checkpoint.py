@@ -142,7 +142,7 @@ def path_of(run: Path, step: int) -> Path:
 
 
 def prune(run: Path, *, keep_last: int, keep_every: int | None) -> None:
-    """Delete what killed writes left, and all but the newest `keep_last` and those at multiples of `keep_every` steps."""
+    """Delete all but the newest `keep_last` and multiples of `keep_every` steps, and what killed writes left."""
     for left in (run / "checkpoints").glob(".step-*.pt.tmp"):
         left.unlink()
     steps = all_steps(run)

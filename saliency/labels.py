@@ -11,15 +11,12 @@ from saliency.priors.scene import SUPERPIXELS, WORKING_SIDE, Scene
 from saliency.squares import resized
 
 SIDE = 160  # of the square in which maps are brought to the image's edges
-SCALES = ((WORKING_SIDE, SUPERPIXELS), (160, 120))
+SCALES = ((WORKING_SIDE, SUPERPIXELS), (160, 120), (128, 120))
 """Working side and superpixels of each look at the image."""
 
 
 def label(image: np.ndarray, side: int) -> np.ndarray:
-    """Make the label of an image.
-
-    It is looked at twice, finely and coarsely. Each time the mean of all priors is levelled, and three ways of bringing
-    it to the image's edges vote: the CRF's mean field, the cut, and the cut of the mean field.
+    """Make the label of an image: what share of several ways of bringing its priors to its edges says salient.
 
     Args:
         image: uint8 RGB [H, W, 3].
@@ -28,10 +25,14 @@ def label(image: np.ndarray, side: int) -> np.ndarray:
     Returns:
         uint8 [side, side].
     """
-    priors, votes = find_priors(DEFAULT), np.zeros((SIDE, SIDE), np.float32)
-    for working_side, superpixels in SCALES:
-        scene = Scene(image, working_side, superpixels)
-        rgb, rough = resized(scene.whole, SIDE), resized(scene.framed(levelled(mean(scene, priors))), SIDE)
-        smooth = smoothed(rgb, rough)
-        votes += smooth + cut(rgb, rough) + cut(rgb, smooth)
-    return np.round(resized(votes, side) * (255 / (3 * len(SCALES)))).astype(np.uint8)
+    votes = [vote for working_side, superpixels in SCALES for vote in _votes(image, working_side, superpixels)]
+    return np.round(resized(np.mean(votes, axis=0), side) * 255).astype(np.uint8)
+
+
+def _votes(image: np.ndarray, working_side: int, superpixels: int) -> tuple[np.ndarray, ...]:
+    """Return the levelled mean of all priors after the CRF, after the cut, and after both: float32 [SIDE, SIDE]."""
+    scene = Scene(image, working_side, superpixels)
+    rgb = resized(scene.whole, SIDE)
+    rough = resized(scene.framed(levelled(mean(scene, find_priors(DEFAULT)))), SIDE)
+    smooth = smoothed(rgb, rough)
+    return smooth, cut(rgb, rough), cut(rgb, smooth)

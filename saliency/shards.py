@@ -158,7 +158,11 @@ class Column(NDArrayOperatorsMixin):
             return self.dtype.type(self.part(part)[place])
         indices = np.arange(*index.indices(len(self))) if isinstance(index, slice) else np.asarray(index)
         if indices.dtype == np.bool_:
+            if indices.shape != (len(self),):
+                raise IndexError(f"a mask of shape {indices.shape} is not one of {len(self)} images")
             indices = np.flatnonzero(indices)
+        elif not np.issubdtype(indices.dtype, np.integer) and not (isinstance(index, list) and not index):
+            raise IndexError(f"images are numbered by integers, not {indices.dtype}")
         return self._gather(indices.astype(np.int64))
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:

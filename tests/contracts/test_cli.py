@@ -86,7 +86,7 @@ def test_the_overview_lists_every_command(capsys):
 def test_a_dry_run_starts_nothing(tiny_beton, tmp_path, capsys):
     runs = tmp_path / "runs"
     arguments = ["pretrain", "relicv2_r50_300ep", "--data", str(tiny_beton), "--runs", str(runs), "--dry-run"]
-    assert main([*arguments, "--batch-size", "4", "--rate", "700"]) == 0
+    assert main([*arguments, "--batch-size", "4", "--loss.num-negatives", "3", "--rate", "700"]) == 0
     printed = capsys.readouterr().out
     for word in ("steps", "images", "learning rate", "memory", "source images/s per GPU"):
         assert word in printed

@@ -52,8 +52,9 @@ def write_hollow_beton(path: Path, num_images: int) -> None:
     header = np.array(
         [(format_of.FORMAT_VERSION, 2, format_of.MIN_PAGE_SIZE, num_images, payload + 8)], format_of.HEADER
     )
-    allocation = np.array([(0, payload, 8)], format_of.ALLOCATION)
-    path.write_bytes(header.tobytes() + fields.tobytes() + rows.tobytes() + bytes(8) + allocation.tobytes())
+    allocations = np.zeros(num_images, format_of.ALLOCATION)
+    allocations["sample"], allocations["pointer"], allocations["size"] = np.arange(num_images), payload, 8
+    path.write_bytes(header.tobytes() + fields.tobytes() + rows.tobytes() + bytes(8) + allocations.tobytes())
 
 
 def start(command: str, folder: Path) -> subprocess.Popen[str]:

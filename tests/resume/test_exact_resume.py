@@ -148,8 +148,8 @@ def test_another_seed_gives_other_bits(tmp_path, tiny_beton, tiny_masks):
 
 def test_a_run_directory_refuses_another_configuration(tmp_path, tiny_beton, tiny_masks):
     train(small_run(tmp_path, tiny_beton, tiny_masks, duration="2st"))
-    with pytest.raises(ValueError, match=r"batch_size: 4 -> 2.*--name"):
-        train(small_run(tmp_path, tiny_beton, tiny_masks, duration="2st", batch_size=2))
+    with pytest.raises(ValueError, match=r"batch_size: 4 -> 6.*--name"):
+        train(small_run(tmp_path, tiny_beton, tiny_masks, duration="2st", batch_size=6))
 
 
 def test_a_finished_run_stays_as_it_is(tmp_path, tiny_beton, tiny_masks):

@@ -212,17 +212,17 @@ def test_a_network_makes_them_instead(beton, tmp_path, monkeypatch, capsys):
 
 def test_masks_are_those_of_the_networks_maps(beton, tmp_path):
     torch.manual_seed(0)
-    net = network.SaliencyNetwork(network.NetworkConfig(priors=("mbd",), width=0.125, decoder=8, fine=4)).eval()
+    net = network.SaliencyNetwork(network.NetworkConfig(priors=("mbd",), width=0.125, decoder=8)).eval()
     with Beton(beton) as images:
         several = [np.array(decode.fused(images, index)) for index in (0, 9, 20)]
-    middle = np.median(network.maps(net, several))
+    middle = np.median(network.maps(network.ready(net), several))
     net.head.bias.data -= float(np.log(middle / (1 - middle)))  # half of the pixels are salient
     path, out = tmp_path / "net.safetensors", tmp_path / "x.masks"
     network.save(net, path, {})
     assert run(beton, "--network", path, "--out", out, "--workers", 1) == 0
     with MaskStore(out) as store:
         assert store.flags[[0, 9, 20]].tolist() == [0, 0, 0]
-        expected = [binary_mask(saliency) for saliency in network.maps(network.load(path), several)]
+        expected = [binary_mask(saliency) for saliency in network.maps(network.ready(network.load(path)), several)]
         np.testing.assert_array_equal(store.masks([0, 9, 20]), expected)
         assert 0.2 < np.mean(expected) < 0.8
 

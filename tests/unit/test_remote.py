@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,11 @@ from fsspec.implementations.memory import MemoryFileSystem
 from test_sources import TREE, assert_is_tree, folder, tar_bytes, zipped
 from test_webdataset import archives as webdataset_archives
 
-from pipelines.prepare import remote
+from pipelines.prepare import convert as convert_module
+from pipelines.prepare import remote, sharded
 from pipelines.prepare.convert import ConvertConfig, convert
-from pipelines.prepare.reading import SourceReader
+from pipelines.prepare.reading import SourceReader, has_suffix
+from pipelines.prepare.shard import ShardMade, ShardTask
 from pipelines.prepare.sources import plan
 
 
@@ -101,7 +105,7 @@ def test_a_tar_is_copied_once_for_all_its_members(
         for start in range(0, path.stat().st_size, 4096)
     }
     assert set(asked) == pieces
-    assert len(asked) == len(pieces)
+    assert len(asked) == len(pieces) + 1  # the first piece also tells the layout
 
 
 def test_what_breaks_is_tried_again_and_named_in_the_end(
@@ -152,8 +156,162 @@ def test_a_missing_or_shrunken_file(tmp_path: Path, upload: Callable[[Path], Non
 
 def test_a_server_that_does_not_read_ranges(upload: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda *_, **__: bytes(100))
-    with pytest.raises(ValueError, match="does not read ranges; copy it to a disk first"):
+    # Of the whole source: a ValueError would be one image's, which is rejected.
+    with pytest.raises(OSError, match="does not read ranges; copy it to a disk first"):
         remote.read_range("memory://x", 10, 20)
+
+
+@pytest.mark.parametrize("shard_size", [None, 400])
+def test_an_expired_token_thins_out_nothing(
+    tmp_path: Path, upload: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch, shard_size: int | None
+) -> None:
+    upload(folder(tmp_path / "set"))
+    cat_file, asked = MemoryFileSystem.cat_file, []
+
+    def expiring(self: Any, path: str, **rest: Any) -> bytes:
+        asked.append(path)
+        if len(asked) > 3:
+            raise PermissionError("The provided token has expired.")
+        return cat_file(self, path, **rest)
+
+    config = ConvertConfig(shard_size=shard_size)
+    with monkeypatch.context() as patch:
+        patch.setattr(MemoryFileSystem, "cat_file", expiring)
+        with pytest.raises(OSError, match=r"memory://set/.*token has expired\.; what is finished is kept") as error:
+            convert("memory://set", tmp_path / "x.beton", config=config)
+    assert type(error.value) is OSError
+    assert len(asked) == 4  # it is an answer: nobody asks again
+    assert convert("memory://set", tmp_path / "x.beton", config=config).images == len(TREE)
+
+
+def test_a_node_without_the_package_ends_the_run(
+    tmp_path: Path, upload: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(folder(tmp_path / "set"))
+    made_by = sharded.convert_shard
+
+    def missing(url: str) -> Any:
+        raise ValueError(f"{url}: reading memory:// needs a package")
+
+    def on_node(task: ShardTask) -> ShardMade:
+        monkeypatch.setattr(remote, "_filesystem", missing)
+        return made_by(task)
+
+    monkeypatch.setattr(sharded, "convert_shard", on_node)
+    with pytest.raises(ValueError, match="memory://set: reading memory:// needs a package"):
+        convert("memory://set", tmp_path / "x.beton", config=ConvertConfig(shard_size=400))
+
+
+@pytest.mark.parametrize("shard_size", [None, 400])
+def test_a_tar_that_goes_during_the_run_ends_it(
+    tmp_path: Path, upload: Callable[[Path], None], shard_size: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convert_module, "CHUNK_IMAGES", 1)
+    upload(folder(tmp_path, {f"set/{name}.tar": tar_bytes(TREE) for name in "abc"}) / "set")
+
+    def remove(done: int) -> None:
+        if done and "/set/c.tar" in MemoryFileSystem.store:
+            MemoryFileSystem().rm("/set/c.tar")
+
+    config = ConvertConfig(shard_size=shard_size)
+    with pytest.raises(OSError, match=r"memory://set/c\.tar: no such file") as error:
+        convert("memory://set", tmp_path / "x.beton", config=config, on_progress=remove)
+    assert type(error.value) is OSError
+
+
+def test_a_listing_outlives_a_broken_connection(
+    tmp_path: Path, upload: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes(TREE))
+    upload(tmp_path / "x.tar")
+    monkeypatch.setattr(remote, "FETCH_BYTES", 4096)
+    cat_file, asked = MemoryFileSystem.cat_file, []
+
+    def stumbling(self: Any, path: str, **rest: Any) -> bytes:
+        asked.append(path)
+        if len(asked) % 2:
+            raise ConnectionResetError("the line broke")
+        return cat_file(self, path, **rest)
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", stumbling)
+    assert_is_tree(plan("memory://x.tar"))
+    assert len(asked) > 2
+
+
+class Answer(Exception):
+    """What an HTTP library raises of an answer."""
+
+    def __init__(self, status: int):
+        super().__init__(f"HTTP {status}")
+        self.status = status
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "attempts"), [(404, FileNotFoundError, 1), (410, FileNotFoundError, 1), (503, OSError, 3)]
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_what_the_web_says_is_not_there_is_asked_for_once(
+    monkeypatch: pytest.MonkeyPatch, status: int, error: type, attempts: int, is_wrapped: bool
+) -> None:
+    asked = 0
+
+    def info(*_: Any, **__: Any) -> dict:
+        nonlocal asked
+        asked += 1
+        if is_wrapped:  # as fsspec does
+            raise FileNotFoundError("memory://x") from Answer(status)
+        raise Answer(status)
+
+    monkeypatch.setattr(remote, "RETRY_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(MemoryFileSystem, "info", info)
+    with pytest.raises(error) as raised:
+        remote.describe(["memory://x"])
+    assert type(raised.value) is error
+    assert asked == attempts
+
+
+@pytest.mark.parametrize(
+    ("name", "is_tar", "is_pattern"),
+    [
+        ("https://h/x.tar?sig=a.zip", True, False),
+        ("HTTP://h/x.TAR?sig=a", True, False),
+        ("https://h/x-*.tar", True, True),
+        ("https://h/x?name=y.tar", False, False),
+        ("s3://b/x-?.tar", True, True),
+        ("/odd?name.tar", True, True),
+    ],
+)
+def test_presigned_urls(name: str, is_tar: bool, is_pattern: bool) -> None:
+    assert has_suffix(name, ".tar") == is_tar
+    assert remote.is_pattern(name) == is_pattern
+
+
+@pytest.mark.parametrize(
+    ("url", "path", "name", "expected"),
+    [
+        ("ftp://host/dir/*.tar", "/dir/*.tar", "/dir/a.tar", "ftp://host/dir/a.tar"),
+        ("sftp://me@host:22/dir/", "/dir", "/dir/a/1.jpg", "sftp://me@host:22/dir/a/1.jpg"),
+        ("hdfs://host/dir", "/dir", "/dir/a", "hdfs://host/dir/a"),
+        ("s3://bucket/x", "bucket/x", "bucket/x/y", "s3://bucket/x/y"),
+        ("https://h/x/", "https://h/x/", "https://h/x/y", "https://h/x/y"),
+        ("memory://", "", "/x", "memory:///x"),
+    ],
+)
+def test_names_keep_the_host(url: str, path: str, name: str, expected: str) -> None:
+    assert remote._beside(url, MemoryFileSystem(), path, name) == expected
+
+
+def test_a_full_folder_for_copies_is_named(
+    tmp_path: Path, upload: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upload(webdataset_archives(tmp_path / "set"))
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(remote, "fetch", full)
+    with pytest.raises(OSError, match=rf"^{tempfile.gettempdir()}: No space left .*set-0\.tar.* by TMPDIR"):
+        convert("memory://set", tmp_path / "x.beton", config=ConvertConfig(shard_size=1))
 
 
 @pytest.mark.parametrize(

@@ -155,7 +155,7 @@ def test_options_that_are_refused(wrong: dict, message: str) -> None:
 def test_the_function_is_the_same_for_every_engine(source: Path, tmp_path: Path, monkeypatch) -> None:
     functions = []
     monkeypatch.setattr(
-        sharded, "run", lambda f, tasks, *, engine: functions.append(f) or engines.run(f, tasks, engine=engine)
+        sharded, "run", lambda f, tasks, **options: functions.append(f) or engines.run(f, tasks, **options)
     )
     run(source, tmp_path / "x.beton")
     assert functions == [convert_shard]

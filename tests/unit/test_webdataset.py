@@ -8,10 +8,13 @@ import pytest
 from making import encoded
 from test_sources import contents, tar_bytes
 
+from pipelines.prepare.convert import ConvertConfig, convert
 from pipelines.prepare.listing import archive_files
 from pipelines.prepare.sources import plan
 from pipelines.prepare.webdataset import is_laid_out, key
+from pipelines.shards import open_beton
 
+JPEG = encoded(9, 9, 7)
 FIRST = {
     "b.cls": b"7\n",
     "b.jpg": encoded(9, 9, 1),
@@ -87,27 +90,62 @@ def test_class_folders_with_a_readme_are_class_folders(tmp_path: Path) -> None:
     ("files", "expected"),
     [
         ({"1.jpg": b"", "1.cls": b"0"}, True),
-        ({"a/1.jpg": b"", "b/1.cls": b"0"}, True),
-        ({"1.jpg": b"", "1.json": b"0"}, True),
-        ({"x/val/1.jpg": b"", "x/val/1.txt": b"0"}, True),
+        ({"a/1.jpg": b"", "b/1.png": b"", "b/1.cls": b"0"}, True),
+        ({"1.jpg": b"", "1.json": b"0"}, False),
+        ({"x/val/1.jpg": b"", "x/val/1.txt": b"0"}, False),
         ({"1.jpg": b"", "2.jpg": b"0"}, False),
         ({"cat/1.jpg": b"", "cat/1.txt": b"0"}, False),
         ({"cat/1.jpg": b"", "dog/1.txt": b"0"}, False),
     ],
 )
 @pytest.mark.parametrize("names", [["x.tar"], ["set-1.tar", "set-2.tar"], ["cats.tar", "dogs.tar"]])
-def test_the_first_files_tell_the_layout_that_a_plan_finds(
+def test_a_label_tells_the_layout_and_a_plan_finds_the_same(
     tmp_path: Path, files: dict[str, bytes], names: list[str], expected: bool
 ) -> None:
     for name in names:
         (tmp_path / name).write_bytes(tar_bytes(files))
     paths = [str(tmp_path / name) for name in names]
-    if names[0] == "cats.tar" and "1.cls" not in files and "b/1.cls" not in files:
-        expected = False  # the names of the tars are classes
     assert is_laid_out(archive_files(paths)) == expected
-    has_captions = any(source.name.endswith((".txt", ".json", ".cls")) for source in plan(tmp_path).sources)
-    others_listed = any(name.endswith((".txt", ".json", ".cls")) for name in files) and not expected
-    assert has_captions == others_listed
+    if expected:
+        assert plan(tmp_path).classes is None
+        assert all(source.name.endswith((".jpg", ".png")) for source in plan(tmp_path).sources)
+
+
+def test_captions_first_and_class_folders_later_are_class_folders(tmp_path: Path) -> None:
+    captions = {f"train/{n:04d}.{end}": JPEG if end == "jpg" else b"" for n in range(520) for end in ("jpg", "txt")}
+    (tmp_path / "x.tar").write_bytes(tar_bytes(captions | {"val/1.jpg": JPEG}))
+    for shard_size in (None, 1 << 30):
+        out = tmp_path / f"{shard_size}.beton"
+        convert(tmp_path / "x.tar", out, config=ConvertConfig(shard_size=shard_size))
+        with open_beton(out) as beton:
+            assert beton.class_names == ["train", "val"]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"0.jpg": JPEG, "1.jpg": JPEG, "0.cls": b"0", "1.cls": b"1"},
+        {"0.cls": b"0", "1.cls": b"1", "0.jpg": JPEG, "1.jpg": JPEG},
+        {"0.jpg": JPEG, "1.jpg": JPEG, "0.json": b"{}", "0.cls": b"0"},
+    ],
+)
+@pytest.mark.parametrize("shard_size", [None, 1 << 30])
+def test_labels_apart_from_their_images_are_refused(tmp_path: Path, files: dict, shard_size: int | None) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes(files))
+    with pytest.raises(ValueError, match=r"x\.tar: no image lies beside 0\.(cls|json); .*--sort=name"):
+        convert(tmp_path / "x.tar", tmp_path / "x.beton", config=ConvertConfig(shard_size=shard_size))
+
+
+@pytest.mark.parametrize("label", [b"1_0", b"\xd9\xa1", b"", b"+1", b"-2", b"1.0", b"cat"])
+def test_what_is_no_class_number(tmp_path: Path, label: bytes) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"0.jpg": b"", "0.cls": label}))
+    with pytest.raises(ValueError, match=r"x\.tar:0\.cls: .* is no class number"):
+        plan(tmp_path / "x.tar")
+
+
+def test_no_class_is_minus_one(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_bytes({"0.jpg": b"", "0.cls": b" -1\n"}))
+    assert [source.label for source in plan(tmp_path / "x.tar").sources] == [-1]
 
 
 @pytest.mark.parametrize(
