@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import signal
 import sys
@@ -58,6 +59,15 @@ def test_a_signal_to_one_rank_saves_and_stops_all_and_the_rerun_gives_the_same_b
         assert again.wait() == 0, "\n".join(again.lines)
     assert again.said(f"resumes at step {stopped_at[0]}:")
     assert same_bits(outcome(tmp_path, "stopped"), straight)
+
+
+def test_a_timed_checkpoint_is_written_once_though_wishes_are_a_step_old(data, tmp_path):
+    always = ("--checkpoint.every", "100st", "--checkpoint.every-minutes", "1e-9", "--checkpoint.keep-last", "99")
+    with Running(PYTHON, *torchrun(2), *pretrain(data, tmp_path, "timed", *always)) as running:
+        assert running.wait() == 0, "\n".join(running.lines)
+    steps = checkpoint.all_steps(tmp_path / "timed")
+    assert len(steps) > 5
+    assert all(later - earlier > 1 for earlier, later in itertools.pairwise(steps[:-1]))  # the last is the run's end
 
 
 def test_another_number_of_processes_goes_on_with_the_same_images_and_negatives(data, tmp_path):
