@@ -163,7 +163,7 @@ class Column(NDArrayOperatorsMixin):
             indices = np.flatnonzero(indices)
         elif not np.issubdtype(indices.dtype, np.integer) and not (isinstance(index, list) and not index):
             raise IndexError(f"images are numbered by integers, not {indices.dtype}")
-        return self._gather(indices.astype(np.int64))
+        return self._gather(indices.astype(np.int64).ravel()).reshape(indices.shape)
 
     def _gather(self, indices: np.ndarray) -> np.ndarray:
         if indices.size and indices.min() < 0:

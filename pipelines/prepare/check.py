@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,6 +46,8 @@ def check(
                 on_progress(images)
     except ChildProcessError:
         raise ChildProcessError(f"{path}: a worker was killed (out of memory?); try fewer --workers") from None
+    finally:
+        _opened.cache_clear()
     return sorted(bad)
 
 
@@ -61,18 +64,24 @@ def _tasks(files: list[Path]) -> Iterator[Task]:
 def check_images(task: Task) -> tuple[int, list[tuple[int, str]]]:
     """Decode some images of a file; gives how many they are, and (image index, reason) of those that fail."""
     bad = []
-    with Beton(task.file) as beton:
-        for index in range(task.start, task.stop):
-            if not beton.is_jpeg(index):
-                continue
-            data = bytes(beton.jpeg(index))
-            try:
-                header = read_header(data)
-                found, said = (header.height, header.width), (beton.heights[index], beton.widths[index])
-                if found != said:
-                    raise ValueError(f"is {found[1]} x {found[0]} pixels, the table says {said[1]} x {said[0]}")
-                check_whole(data, header)
-                check_decodes(data)
-            except ValueError as error:
-                bad.append((task.first + index, str(error)))
+    beton = _opened(task.file)
+    for index in range(task.start, task.stop):
+        if not beton.is_jpeg(index):
+            continue
+        data = bytes(beton.jpeg(index))
+        try:
+            header = read_header(data)
+            found, said = (header.height, header.width), (beton.heights[index], beton.widths[index])
+            if found != said:
+                raise ValueError(f"is {found[1]} x {found[0]} pixels, the table says {said[1]} x {said[0]}")
+            check_whole(data, header)
+            check_decodes(data)
+        except ValueError as error:
+            bad.append((task.first + index, str(error)))
     return task.stop - task.start, bad
+
+
+@lru_cache(maxsize=1)
+def _opened(file: Path) -> Beton:
+    """Open a file once for all tasks on it that a worker gets: opening takes time in proportion to its images."""
+    return Beton(file)

@@ -27,6 +27,7 @@ from pipelines.prepare.target import (
     full_disks_named,
     old_shards,
     refusal,
+    refused_path,
     rejected_lines,
     rejected_path,
     write_class_names,
@@ -53,9 +54,10 @@ def convert(
 
     Until all is on disk the file is `OUT.partial`; an interrupted conversion continues from there when the
     same one is asked for again. Beside it appear `OUT.classes.txt` (a class per line, where there are
-    classes) and, where files were rejected, `rejected.jsonl` under OUT's stem. Of shards (see `sharded`) OUT is the
-    manifest. `on_start` gets the number of files and their name ("files"; "tars" where nobody knows what is in them),
-    `on_progress` how many more are done, `on_note` a sentence for the user.
+    classes) and, where files were rejected, `rejected.jsonl` under OUT's stem (`refused.jsonl` where `strict`
+    refuses to replace OUT). Of shards (see `sharded`) OUT is the manifest. `on_start` gets the number of files and
+    their name ("files"; "tars" where nobody knows what is in them), `on_progress` how many more are done, `on_note` a
+    sentence for the user.
 
     Raises ValueError, FileNotFoundError, FileExistsError or another OSError, in one line that names the
     mend.
@@ -130,15 +132,17 @@ def _convert(
         if on_progress is not None:
             on_progress(len(parts.cuts[chunk.number]))
 
+    if made.rejected and (config.strict or not len(made.rows)):
+        partial.discard()
+        write_text(refused_path(out), rejected_lines(made.rejected))
+        is_empty, first = not len(made.rows), made.rejected[0]
+        raise refusal(out, files=len(files.sources), rejected=len(made.rejected), first=first, is_empty=is_empty)
+    write_tables(partial.descriptor, made.rows, page_size=page_size, end=made.end)
+    refused_path(out).unlink(missing_ok=True)
     if made.rejected:
         write_text(rejected_path(out), rejected_lines(made.rejected))
     else:
         rejected_path(out).unlink(missing_ok=True)
-    if made.rejected and (config.strict or not len(made.rows)):
-        partial.discard()
-        is_empty, first = not len(made.rows), made.rejected[0]
-        raise refusal(out, files=len(files.sources), rejected=len(made.rejected), first=first, is_empty=is_empty)
-    write_tables(partial.descriptor, made.rows, page_size=page_size, end=made.end)
     write_class_names(out, files.classes)
     replaced = old_shards(out)
     partial.put_into_place()

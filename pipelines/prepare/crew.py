@@ -60,7 +60,7 @@ def convert_together(
                 worker = by_connection[connection]  # type: ignore[index]
                 what, number, *rest = worker.receive()
                 if what == "failed":
-                    raise OSError(number, *rest)
+                    raise OSError(number, *rest) if number is not None else OSError(rest[0])
                 if what == "treated":
                     worker.treating = False
                     treated[number] = (rest[0], rest[1])

@@ -6,6 +6,7 @@ that every machine sees; tasks and results are small messages.
 
 from __future__ import annotations
 
+import os
 import pickle
 import signal
 import socket
@@ -28,6 +29,10 @@ RAY_RETRIES = 4
 # So many tasks per CPU are handed to Ray ahead: a node that is done finds the next one waiting.
 RAY_TASKS_PER_CPU = 2
 CONNECT_SECONDS = 10.0
+# Without a task finished for so long the user is told.
+SILENT_SECONDS = 30.0
+# Where `ray get-auth-token --generate` puts the token of a cluster that wants one.
+_AUTH_TOKEN = "~/.ray/auth_token"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +54,13 @@ class Engine:
             raise ValueError(f"address {self.address} is a Ray cluster's: give --engine ray too, or leave it out")
 
 
-def run(function: Callable[[Task], Result], tasks: Iterable[Task], *, engine: Engine) -> Iterator[tuple[int, Result]]:
+def run(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    *,
+    engine: Engine,
+    on_note: Callable[[str], None] | None = None,
+) -> Iterator[tuple[int, Result]]:
     """Call `function` once for every task; yields (number of the task, result) in the order of completion.
 
     Tasks are taken from the iterable only as workers have room for them, so that neither tasks nor results
@@ -61,14 +72,16 @@ def run(function: Callable[[Task], Result], tasks: Iterable[Task], *, engine: En
         function: picklable, importable on every machine (or a `functools.partial` of such).
         tasks: picklable and small.
         engine: where they run.
+        on_note: gets a sentence for the user where Ray is silent for long.
 
     Raises:
         ChildProcessError: a worker was killed, on Ray again and again.
-        ConnectionError: no Ray cluster answers, or it went away.
+        ConnectionError: no Ray cluster answers at the start. One that is lost later raises nothing: Ray itself waits
+            for it a minute and then ends this process, exit code 1.
         ValueError: Ray is asked for and not installed.
     """
     if engine.kind == "ray":
-        yield from _on_ray(function, tasks, engine)
+        yield from _on_ray(function, tasks, engine, on_note)
     elif engine.workers in (None, 1):
         for number, task in enumerate(tasks):
             yield number, function(task)
@@ -112,16 +125,32 @@ def _serve(connection: Connection, function: Callable[[Any], Any]) -> None:
             try:
                 answer = number, function(task), None
             except Exception as error:  # the parent raises it again
-                answer = number, None, (error, traceback.format_exc())
+                answer = number, None, (portable(error), traceback.format_exc())
             connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
 
 
+def portable(error: Exception) -> Exception:
+    """Give what another process can raise: the exception, or where it cannot be pickled an OSError that says the
+    same.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever its own methods raise
+        return OSError(str(error))
+    return error
+
+
 # ---- Ray ------------------------------------------------------------------------------------------------------
 
 
-def _on_ray(function: Callable[[Task], Result], tasks: Iterable[Task], engine: Engine) -> Iterator[tuple[int, Result]]:
+def _on_ray(
+    function: Callable[[Task], Result],
+    tasks: Iterable[Task],
+    engine: Engine,
+    on_note: Callable[[str], None] | None,
+) -> Iterator[tuple[int, Result]]:
     ray = _import_ray()
     pickled = pickle.dumps(function)
 
@@ -130,7 +159,12 @@ def _on_ray(function: Callable[[Task], Result], tasks: Iterable[Task], engine: E
             there = pickle.loads(pickled)
         except ImportError as error:
             raise OSError(f"{socket.gethostname()}: {error}; install the same relicv2 there as here") from None
-        return there(task)
+        try:
+            return there(task)
+        except Exception as error:
+            from pipelines.prepare import engines  # here, so that a node without it can say so
+
+            raise engines.portable(error) from None
 
     # Retries are for lost nodes and workers; an exception of the function is final (Ray's own default).
     options = {"num_cpus": 1, "max_retries": RAY_RETRIES, "scheduling_strategy": "SPREAD"}
@@ -145,11 +179,24 @@ def _on_ray(function: Callable[[Task], Result], tasks: Iterable[Task], engine: E
                     pending[remote.remote(task)] = number
                 if not pending:
                     return
-                (done, *_), _ = ray.wait(list(pending), num_returns=1)
+                done = _first_done(ray, list(pending), on_note)
                 yield pending.pop(done), _result(ray, done)
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+
+
+def _first_done(ray: Any, references: list[Any], on_note: Callable[[str], None] | None) -> Any:
+    done, _ = ray.wait(references, num_returns=1, timeout=SILENT_SECONDS)
+    if not done:
+        if on_note is not None:
+            cpus = ray.cluster_resources().get("CPU", 0)
+            on_note(
+                f"none of {len(references)} tasks at Ray was finished for {SILENT_SECONDS:.0f} s; the cluster has "
+                f"{cpus:.0f} CPUs, which others may hold (`ray status` tells)"
+            )
+        done, _ = ray.wait(references, num_returns=1)
+    return done[0]
 
 
 def _limit(ray: Any, workers: int | None) -> int:
@@ -184,6 +231,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
         mend = "start one by `ray start --head`, or give the HOST:PORT that it printed"
+        if "token" in str(error).lower():
+            mend = f"put the cluster's token into {_AUTH_TOKEN} here, or name another file by RAY_AUTH_TOKEN_PATH"
         where = "--engine ray" if address is None else f"--address {address}"
         raise ConnectionError(f"{where}: no Ray cluster answers ({error}); {mend}") from None
     # A thread of Ray's prints notices to standard output, the last at its end; that is for the command's answer.
@@ -203,6 +252,9 @@ def _check_answers(address: str) -> None:
 
 
 def _import_ray() -> Any:
+    if os.path.isfile(os.path.expanduser(_AUTH_TOKEN)):
+        # Ray looks for the token only where it is told to, and without it a cluster that wants one seems dead.
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     try:
         import ray
         import ray.exceptions

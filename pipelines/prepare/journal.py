@@ -37,11 +37,13 @@ class Journal:
             self._file.write(json.dumps({"conversion": key}) + "\n")
             self._file.flush()
 
-    def append(self, finished: Finished | dict[str, Any]) -> None:
-        """Note one more chunk, or what became of a shard."""
+    def append(self, finished: Finished | dict[str, Any], *, lasting: bool = False) -> None:
+        """Note one more chunk, or what became of a shard; `lasting` waits until the disk has it."""
         fields = finished if isinstance(finished, dict) else finished._asdict()
         self._file.write(json.dumps(fields) + "\n")
         self._file.flush()
+        if lasting:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

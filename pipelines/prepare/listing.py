@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, NamedTuple
 
 from pipelines.prepare import remote
-from pipelines.prepare.reading import WHOLE_FILE
+from pipelines.prepare.reading import WHOLE_FILE, has_suffix
 
 SPLITS = {"train", "training", "val", "valid", "validation", "test", "testing"}
 ARCHIVES = (".tar", ".zip")
@@ -23,6 +23,8 @@ _SHARD = re.compile(r"(.*[-_.])?\d+")
 _BRACES = re.compile(r"\{([^{}]*)\}")
 # ./a, a//b, a/./b: what pathlib tidies, at 5 µs a name, and few archives have.
 _UNTIDY = re.compile(r"^\.?/|//|/\./|/\.?$")
+# Zeros that a tar may end with: tar fills records, of 10 KiB by default.
+_MOST_ZEROS = 1 << 20
 _ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
@@ -53,7 +55,7 @@ def archives_of(source: str) -> list[str] | None:
     if path.is_dir():
         return [str(p) for p in sorted(path.iterdir()) if p.suffix == ".tar"] or None
     if path.is_file():
-        if path.suffix.lower() not in ARCHIVES:
+        if not has_suffix(source, *ARCHIVES):
             raise ValueError(f"{source}: not a folder, .tar or .zip; unpack it, or decompress a compressed tar first")
         return [source]
     named: list[str] = []
@@ -65,7 +67,7 @@ def archives_of(source: str) -> list[str] | None:
                 f"{source}: no such folder, .tar or .zip, and no file fits it as a pattern{missing}"
             )
         named += fitting
-    if other := [p for p in named if not p.lower().endswith(ARCHIVES) or not os.path.isfile(p)]:
+    if other := [p for p in named if not has_suffix(p, *ARCHIVES) or not os.path.isfile(p)]:
         raise ValueError(f"{other[0]}: found by {source}, but not a .tar file; narrow the pattern")
     return named
 
@@ -73,14 +75,14 @@ def archives_of(source: str) -> list[str] | None:
 def _remote_archives(source: str) -> list[str] | None:
     named: list[str] = []
     for pattern in expand_braces(source):
-        fitting = remote.matching(pattern) if glob.has_magic(pattern) else [pattern]
+        fitting = remote.matching(pattern) if remote.is_pattern(pattern) else [pattern]
         if not fitting:
             raise FileNotFoundError(f"{source}: no file fits {pattern}")
         named += fitting
-    if all(name.lower().endswith(ARCHIVES) for name in named):
+    if all(has_suffix(name, *ARCHIVES) for name in named):
         return named
-    if len(named) > 1 or glob.has_magic(source):
-        other = next(name for name in named if not name.lower().endswith(ARCHIVES))
+    if len(named) > 1 or remote.is_pattern(source):
+        other = next(name for name in named if not has_suffix(name, *ARCHIVES))
         raise ValueError(f"{other}: found by {source}, but not a .tar file; narrow the pattern")
     if remote.is_file(source):
         raise ValueError(f"{source}: not a folder, .tar or .zip; unpack it, or decompress a compressed tar first")
@@ -168,13 +170,11 @@ def _remote_walk(root: str) -> Iterator[Found]:
 def archive_files(archives: list[str]) -> Iterator[Found]:
     """Yield the files in archives, in the order of the archives and of their members, hidden ones left out."""
     # A flat tar among several names its class, unless its name is a shard's number.
-    stems = [PurePosixPath(archive).stem for archive in archives]
+    stems = [PurePosixPath(remote.without_query(archive)).stem for archive in archives]
     per_class = len(archives) > 1 and not any(_SHARD.fullmatch(stem) for stem in stems)
     for archive, stem in zip(archives, stems, strict=True):
-        if archive.lower().endswith(".zip"):
-            found = _zip_files(archive)
-        else:
-            found = _tar_files(archive, stem if per_class else None)
+        implied = stem if per_class else None
+        found = _zip_files(archive) if has_suffix(archive, ".zip") else _tar_files(archive, implied)
         yield from without_hidden(found)
 
 
@@ -198,37 +198,59 @@ def _tar_files(archive: str, implied: str | None) -> Iterator[Found]:
 def _members_of_tar(file: IO[bytes], container: str, stamp: int, implied: str | None) -> Iterator[Found]:
     """Yield the files of a tar; of a tar of tars (ImageNet's) those of the inner ones, whose names are classes."""
     try:
-        for member in _members(file):
-            if not member.isreg():
-                continue
+        for member in _members(file, None):
             if not member.name.endswith(".tar"):
                 yield _tar_member(container, member, stamp, implied)
                 continue
             inner_class, end = PurePosixPath(member.name).stem, member.offset_data + member.size
             file.seek(member.offset_data)  # tarfile finds its own place again
-            for deeper in _members(file):
-                # Without its closing zeros an inner tar runs on into the outer one.
-                if deeper.offset_data + deeper.size > end:
-                    break
-                if deeper.isreg():
-                    yield _tar_member(container, deeper, stamp, inner_class)
+            for deeper in _members(file, end):
+                yield _tar_member(container, deeper, stamp, inner_class)
     except tarfile.TarError as error:
         raise ValueError(
             f"{container}: not a readable, uncompressed tar ({error}); decompress or copy it again"
         ) from None
 
 
-def _members(file: IO[bytes]) -> Iterator[tarfile.TarInfo]:
+def _members(file: IO[bytes], end: int | None) -> Iterator[tarfile.TarInfo]:
+    """Yield the files and links of a tar that begins where `file` stands, up to byte `end` where it lies in another."""
     with tarfile.open(fileobj=file, mode="r:") as tar:
         while (member := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined] - tarfile would keep a kilobyte of each
-            yield member
+            # Without its closing zeros an inner tar runs on into the outer one.
+            if end is not None and member.offset_data + member.size > end:
+                return
+            if member.isreg() or member.islnk() or member.issym():
+                yield member
+        stopped: int = tar.offset  # type: ignore[attr-defined]
+    if end is None or stopped < end:
+        _check_end(file, stopped, end)
+
+
+def _check_end(file: IO[bytes], stopped: int, end: int | None) -> None:
+    """Raise tarfile.ReadError where a tar does not end at `stopped`: tarfile takes any block that it cannot read for
+    the end.
+    """
+    left = (file.seek(0, os.SEEK_END) if end is None else end) - stopped
+    file.seek(stopped)
+    zeros = file.read(min(left, _MOST_ZEROS))
+    if len(zeros) < tarfile.BLOCKSIZE or any(zeros[: tarfile.BLOCKSIZE]):
+        raise tarfile.ReadError(f"no end-of-archive mark at byte {stopped:,}: cut or damaged there")
+    if zeros.strip(b"\0"):
+        raise tarfile.ReadError(f"more lies behind the end-of-archive mark at byte {stopped:,}")
+    if left > _MOST_ZEROS:
+        raise tarfile.ReadError(f"{left:,} bytes lie behind the end at byte {stopped:,}, as of an unfinished download")
 
 
 def _tar_member(container: str, member: tarfile.TarInfo, stamp: int, implied: str | None) -> Found:
     if member.issparse():
         raise ValueError(
             f"{container}: {member.name} is a sparse member, which is not read; make the tar without --sparse"
+        )
+    if not member.isreg():
+        raise ValueError(
+            f"{container}: {member.name} is a link, which is not read; make the tar with --dereference "
+            "--hard-dereference"
         )
     name = _tidy(member.name)
     return Found(container, name, member.offset_data, member.size, 0, -1, stamp, implied)

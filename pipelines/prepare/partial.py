@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from pipelines.prepare import journal
 from pipelines.prepare.journal import Finished, Journal
 from pipelines.prepare.writer import put_into_place
+
+_PLACING = "placing"
 
 
 class Partial:
@@ -35,9 +37,14 @@ class Partial:
     def begin(self, key: str, on_note: Callable[[str], None] | None) -> None:
         """Continue what is there where it was begun with the same key, else start over."""
         self._is_begun = True
+        for leftover in unfinished_shards(self._out):
+            if leftover.suffix == ".attempt":  # its maker was killed, or given up for lost
+                leftover.unlink(missing_ok=True)
         if self._journal_path.exists() and not journal.belongs_to(self._journal_path, key):
             if on_note is not None:
                 on_note(f"{self.path}: was begun with other options or sources; starting over")
+            for shard in self.placed():
+                shard.unlink(missing_ok=True)
             self.discard()
             self._open()
         self._resumes = self._journal_path.exists()
@@ -66,7 +73,21 @@ class Partial:
 
     def noted(self) -> list[dict[str, Any]]:
         """Give what the journal says, of shards."""
-        return journal.read(self._journal_path)
+        return [fields for fields in journal.read(self._journal_path) if _PLACING not in fields]
+
+    def note_placing(self, replaced: Iterable[Path]) -> None:
+        """Note that from here on shards appear under their names, and `replaced` go."""
+        self.journal.append({_PLACING: sorted(path.name for path in replaced)}, lasting=True)
+
+    def placed(self) -> set[Path]:
+        """Name the shards that a conversion was letting appear, or go, when it was interrupted; none once the manifest
+        is there.
+        """
+        if self._out.exists() or not self._journal_path.exists():
+            return set()
+        replaced = [fields[_PLACING] for fields in journal.read(self._journal_path) if _PLACING in fields]
+        ours = (shard_path(self._out, fields["number"]) for fields in self.noted()) if replaced else ()
+        return {*ours, *(self._out.with_name(name) for names in replaced for name in names)}
 
     def put_into_place(self) -> None:
         """Let the complete, synced file appear under its name."""
@@ -111,6 +132,13 @@ def attempt_at(path: Path) -> Path:
     Each attempt has its own: one on a machine that was given up for lost may be writing still.
     """
     return path.with_name(f".{path.name}.{os.urandom(6).hex()}.attempt")
+
+
+def shards_named_after(out: Path) -> Iterator[Path]:
+    """Find the files that have the names of shards of `out`."""
+    name = re.compile(rf"{re.escape(out.stem)}-\d{{5,}}\.beton")
+    with os.scandir(out.parent) as entries:
+        yield from [out.with_name(entry.name) for entry in entries if name.fullmatch(entry.name)]
 
 
 def unfinished_shards(out: Path) -> Iterator[Path]:

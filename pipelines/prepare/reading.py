@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import zipfile
@@ -37,6 +38,11 @@ class Source(NamedTuple):
         return f"{self.container}{'/' if self.offset == WHOLE_FILE else ':'}{self.name}"
 
 
+def has_suffix(archive: str, *suffixes: str) -> bool:
+    """Say whether the name of an archive ends so, in letters of any case, before the query of a presigned URL."""
+    return remote.without_query(archive).lower().endswith(suffixes)
+
+
 class SourceReader:
     """Read sources; keeps the last few archives open.
 
@@ -61,7 +67,7 @@ class SourceReader:
                 raise ValueError("it changed while it was being converted")
             return data
         offset = source.offset
-        if source.container.lower().endswith(".zip"):
+        if has_suffix(source.container, ".zip"):
             # The local header's name and extra field lie before the data (APPNOTE 4.3.7).
             header = self.read_range(source.container, offset, 30)
             offset += 30 + int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
@@ -81,10 +87,13 @@ class SourceReader:
         return data
 
     def read_range(self, container: str, offset: int, size: int) -> bytes:
-        """Read `size` bytes of an archive, fewer where it ends."""
-        if remote.is_url(container) and not self._copies:
-            return remote.read_range(container, offset, size)
-        return os.pread(self.descriptor(container), size, offset)
+        """Read `size` bytes of an archive, fewer where it ends; a plain OSError where the archive cannot be read."""
+        try:
+            if remote.is_url(container) and not self._copies:
+                return remote.read_range(container, offset, size)
+            return os.pread(self.descriptor(container), size, offset)
+        except (FileNotFoundError, PermissionError) as error:  # the archive's: not one image's to be rejected for
+            raise OSError(f"{container}: {error.strerror}" if error.strerror else str(error)) from None
 
     def descriptor(self, container: str) -> int:
         """Open an archive, or take it from those that are open; without copies others push it out again."""
@@ -112,6 +121,14 @@ def _read_file(source: Source) -> bytes:
 def _copied(url: str) -> int:
     """Copy a file to a temporary one, which has no name any more; gives its descriptor."""
     (described,) = remote.describe([url])
-    with tempfile.TemporaryFile() as file:
-        remote.fetch(described, file)
-        return os.dup(file.fileno())
+    try:
+        with tempfile.TemporaryFile() as file:
+            remote.fetch(described, file)
+            return os.dup(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        raise OSError(
+            f"{tempfile.gettempdir()}: {error.strerror}, where {url} was being copied to; what is finished is kept: "
+            "make room there or name another folder by TMPDIR, and run the same command again"
+        ) from None

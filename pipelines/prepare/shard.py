@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Sequence
 from contextlib import closing
@@ -89,7 +90,8 @@ def convert_shard(task: ShardTask) -> ShardMade:
             facts: dict[str, Any] = {"bytes": attempt.stat().st_size, "fingerprint": fingerprint}
             list_of_rejected = ready(path.with_suffix(".rejected.jsonl"), task.key)
             if made.rejected:
-                write_text(list_of_rejected, rejected_lines(made.rejected))
+                lines = rejected_lines(made.rejected)
+                write_text(list_of_rejected, lines, temporary=attempt_at(path.with_suffix(".rejected.jsonl")))
             if len(made.rows):
                 put_into_place(attempt, ready(path, task.key))
         finally:
@@ -132,8 +134,12 @@ def _sources_of(part: Slice | Tars, reader: SourceReader) -> tuple[list[Source],
         sources = read_part(part.plan, part.start, part.stop)
         for container in {source.container for source in sources}:
             # Else each of its images would be rejected as unreadable, and the data thinned out.
-            if not remote.is_url(container) and not Path(container).exists():
+            if remote.is_url(container):
+                remote.check_readable(container)
+            elif not Path(container).exists():
                 raise FileNotFoundError(f"{container}: {_not_here()}")
+            elif not os.access(container, os.R_OK):
+                raise PermissionError(f"{container}: not readable on {socket.gethostname()}; change its permissions")
         return sources, 0
     sources, ignored = [], 0
     for name in part.names:

@@ -11,7 +11,7 @@ import hashlib
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,9 +22,18 @@ from pipelines.prepare.engines import run
 from pipelines.prepare.images import Treatment
 from pipelines.prepare.listing import archive_files, archives_of
 from pipelines.prepare.partial import Partial, ready, shard_path
+from pipelines.prepare.reading import has_suffix
 from pipelines.prepare.shard import ShardMade, ShardTask, Slice, Tars, convert_shard
 from pipelines.prepare.sources import plan
-from pipelines.prepare.target import check_room, old_shards, refusal, rejected_path, write_class_names
+from pipelines.prepare.target import (
+    check_names,
+    check_room,
+    old_shards,
+    refusal,
+    refused_path,
+    rejected_path,
+    write_class_names,
+)
 from pipelines.prepare.writer import put_into_place
 from pipelines.shards import Shard, write_manifest
 
@@ -78,6 +87,7 @@ def convert_in_shards(
         verify=config.verify,
     )
     with Partial(out) as partial:
+        check_names(out, partial.placed())
         layout = lay_out(source, partial.plan_path, config=config, shard_size=shard_size)
         key = hashlib.sha256(f"shards {_LAYOUT} {shard_size} {layout.key} {treatment}".encode()).hexdigest()
         partial.begin(key, on_note)
@@ -93,13 +103,13 @@ def convert_in_shards(
         tasks = (
             ShardTask(out=out.absolute(), key=key, number=n, part=layout.parts[n], treatment=treatment) for n in left
         )
-        for _, one in run(convert_shard, tasks, engine=config.runner()):
+        for _, one in run(convert_shard, tasks, engine=config.runner(), on_note=on_note):
             partial.journal.append(one._asdict())
             made[one.number] = one
             if on_progress is not None:
                 on_progress(layout.units(one.number))
         in_order = [made[number] for number in range(len(layout.parts))]
-        _finish(out, key, in_order, layout, config)
+        _finish(out, key, in_order, layout, config, partial)
         partial.discard()
         partial.plan_path.unlink(missing_ok=True)
     return _summary(out, in_order, layout, resumed, time.monotonic() - began)
@@ -111,14 +121,15 @@ def convert_in_shards(
 def lay_out(source: str | Path, plan_path: Path, *, config: ConvertConfig, shard_size: int) -> Layout:
     """Cut a source into shards of at most `shard_size` bytes of images, or of whole tars.
 
-    Tars in WebDataset's layout are handed out as they are, since what is in them needs no other's knowledge: neither
-    of class names nor of an order. Everything else is listed first, to the plan in `plan_path`.
+    Tars in WebDataset's layout, of which labels tell, are handed out as they are, since what is in them needs no
+    other's knowledge: neither of class names nor of an order. Everything else is listed first, to the plan in
+    `plan_path`.
     """
     if not remote.is_url(source):
         source = Path(source).absolute()  # a machine of a cluster works in another folder
     takes_all = config.per_class is None and not config.skip_per_class
     archives = archives_of(str(source)) if takes_all else None
-    are_tars = archives and all(name.lower().endswith(".tar") for name in archives)
+    are_tars = archives and all(has_suffix(name, ".tar") for name in archives)
     if archives and are_tars and webdataset.is_laid_out(islice(archive_files(archives), _PEEK)):
         return _of_tars(archives, shard_size)
     with plan(source, path=plan_path, skip_per_class=config.skip_per_class, per_class=config.per_class) as files:
@@ -169,17 +180,22 @@ def cut(sizes: Iterable[int], most: int, *, count: int) -> list[range]:
 
 
 def _finished(out: Path, key: str, partial: Partial) -> Iterator[ShardMade]:
-    """Give the shards that the journal knows and the disk has.
+    """Give the shards that the journal knows and the disk has."""
+    placed = partial.placed()
+    return (one for one in (ShardMade(**fields) for fields in partial.noted()) if _is_there(out, key, one, placed))
 
-    Under its final name a shard counts only where the manifest of an older data set is gone: it is then this
-    conversion's own, which was interrupted while it put its shards into place.
+
+def _is_there(out: Path, key: str, one: ShardMade, placed: Container[Path]) -> bool:
+    """Say whether the files of a finished shard are there.
+
+    Under its final name it counts only among `placed`: it is then this conversion's own, which was interrupted while it
+    put its shards into place.
     """
-    for fields in partial.noted():
-        one = ShardMade(**fields)
-        path = shard_path(out, one.number)
-        places = [ready(path, key)] if out.exists() else [ready(path, key), path]
-        if not one.images or any(_size(place) == one.bytes for place in places):
-            yield one
+    path = shard_path(out, one.number)
+    if one.rejected and not ready(path.with_suffix(".rejected.jsonl"), key).exists():
+        return False
+    places = [ready(path, key), path] if path in placed else [ready(path, key)]
+    return not one.images or any(_size(place) == one.bytes for place in places)
 
 
 def _size(path: Path) -> int:
@@ -189,24 +205,34 @@ def _size(path: Path) -> int:
 # ---- the end --------------------------------------------------------------------------------------------------
 
 
-def _finish(out: Path, key: str, made: list[ShardMade], layout: Layout, config: ConvertConfig) -> None:
+def _finish(
+    out: Path, key: str, made: list[ShardMade], layout: Layout, config: ConvertConfig, partial: Partial
+) -> None:
     """Let shards, lists and last the manifest appear; safe to be interrupted and done again."""
-    _join_rejected(out, key, made)
+    placed = partial.placed()
+    if gone := [one for one in made if not _is_there(out, key, one, placed)]:
+        name = ready(shard_path(out, gone[0].number), key)
+        raise FileNotFoundError(f"{name}: a finished shard is gone; run the same command again, which makes it anew")
     rejected, images = sum(sum(one.rejected.values()) for one in made), sum(one.images for one in made)
     if not images or (rejected and config.strict):
+        _join_rejected(refused_path(out), key, made, out)
         first = next((one.first_rejected for one in made if one.first_rejected), ["no file is an image", str(out)])
-        raise refusal(out, files=sum(one.files for one in made), rejected=rejected, first=first, is_empty=not images)
+        files = sum(one.files for one in made)
+        raise refusal(out, files=files, rejected=rejected, first=first, is_empty=not images, keeps_work=True)
     stored = [one for one in made if one.images]
     paths = [shard_path(out, one.number) for one in stored]
-    if out.exists():
-        replaced = {*old_shards(out)} - {*paths}
-        # From here on there is neither the old data set nor the new one: never one manifest with another's shards.
-        out.unlink()
-        for shard in replaced:
-            shard.unlink(missing_ok=True)
+    check_names(out, placed)  # again, since making the shards took a while
+    replaced = {*old_shards(out), *placed} - {*paths}
+    partial.note_placing(replaced)
+    refused_path(out).unlink(missing_ok=True)
+    # From here on there is neither the old data set nor the new one: never one manifest with another's shards.
+    out.unlink(missing_ok=True)
+    for shard in replaced:
+        shard.unlink(missing_ok=True)
     for path in paths:
         if ready(path, key).exists():
             put_into_place(ready(path, key), path)
+    _join_rejected(rejected_path(out), key, made, out)
     write_class_names(out, layout.classes)
     shards = [
         Shard(file=path.name, images=one.images, bytes=one.bytes, fingerprint=one.fingerprint)
@@ -215,18 +241,18 @@ def _finish(out: Path, key: str, made: list[ShardMade], layout: Layout, config: 
     write_manifest(out, shards, images=images, bytes=sum(one.bytes for one in stored))
 
 
-def _join_rejected(out: Path, key: str, made: list[ShardMade]) -> None:
+def _join_rejected(path: Path, key: str, made: list[ShardMade], out: Path) -> None:
     names = [shard_path(out, one.number).with_suffix(".rejected.jsonl") for one in made if one.rejected]
     lists = [ready(name, key) for name in names]
     if not lists:
-        rejected_path(out).unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
         return
-    joined = out.with_name(f".{rejected_path(out).name}.partial")
+    joined = path.with_name(f".{path.name}.partial")
     with open(joined, "wb") as file:
-        for path in lists:
-            with open(path, "rb") as part:
+        for one in lists:
+            with open(one, "rb") as part:
                 shutil.copyfileobj(part, file)
-    put_into_place(joined, rejected_path(out))
+    put_into_place(joined, path)
 
 
 def _summary(out: Path, made: list[ShardMade], layout: Layout, resumed: int, seconds: float) -> Summary:

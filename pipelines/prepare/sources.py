@@ -110,7 +110,8 @@ def plan(
         per_class: and then keep so many (None: all). What is counted are files, whether or not they turn out to be
             images, so that two subsets never overlap.
 
-    Raises FileNotFoundError, or ValueError where the source is none of these or has no files.
+    Raises FileNotFoundError, ValueError where the source is none of these or has no files, or OSError where the disk is
+    full.
     """
     archives = archives_of(str(source))
     folders = class_folders(str(source)) if archives is None else None
@@ -137,10 +138,15 @@ def plan(
             largest=ordered.largest,
             key=ordered.key,
         )
-    except BaseException:
+    except BaseException as error:
         connection.close()
         if path is not None:
             path.unlink(missing_ok=True)
+        if isinstance(error, sqlite3.OperationalError):
+            raise OSError(
+                f"{source}: {error}, while its files were listed{'' if path is None else f' to {path}'}; make room "
+                "there and in SQLite's temporary folder, or name another of these by SQLITE_TMPDIR"
+            ) from None
         raise
 
 

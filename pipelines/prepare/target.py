@@ -7,13 +7,14 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from pipelines.beton import classes_path
 from pipelines.prepare import remote
 from pipelines.prepare.config import ConvertConfig
+from pipelines.prepare.partial import shards_named_after
 from pipelines.prepare.writer import write_text
 from pipelines.shards import read_shards
 from saliency.shards import is_manifest
@@ -29,6 +30,8 @@ def check_target(source: str | Path, out: Path, config: ConvertConfig) -> None:
         raise FileNotFoundError(f"{out.parent}: no such folder; make it by mkdir -p {out.parent}")
     if not os.access(out.parent, os.W_OK | os.X_OK):
         raise PermissionError(f"{out.parent}: not writable; choose another folder or change its permissions")
+    if out.is_dir():
+        raise IsADirectoryError(f"{out}: is a folder, where a beton is to be; move it, or name another OUT")
     if out.exists() and not config.overwrite:
         raise FileExistsError(f"{out}: exists already; --overwrite replaces it")
     if not remote.is_url(source) and Path(source).is_dir() and out.resolve().is_relative_to(Path(source).resolve()):
@@ -59,11 +62,23 @@ def full_disks_named(out: Path) -> Iterator[None]:
 
 
 def old_shards(out: Path) -> list[Path]:
-    """Name the shards of the data set that is there and about to be replaced."""
+    """Name the shards of the data set that is there and about to be replaced.
+
+    Those that are named after another one are left out: the manifest is then a copy, and they are not its own.
+    """
     try:
-        return [out.with_name(shard.file) for shard in read_shards(out)] if is_manifest(out) else []
+        named = {out.with_name(shard.file) for shard in read_shards(out)} if is_manifest(out) else set()
     except ValueError:  # a damaged manifest, which nobody can read and everybody may replace
         return []
+    return sorted(named.intersection(shards_named_after(out)))
+
+
+def check_names(out: Path, placed: Iterable[Path]) -> None:
+    """Refuse to replace files that have the names of shards, and are neither of the old data set nor of `placed`."""
+    if others := sorted({*shards_named_after(out)}.difference(old_shards(out), placed)):
+        raise FileExistsError(
+            f"{others[0]}: has the name of a shard of {out.name} and is none of it; move it, or name another OUT"
+        )
 
 
 def rejected_path(out: Path) -> Path:
@@ -71,17 +86,26 @@ def rejected_path(out: Path) -> Path:
     return out.with_suffix(".rejected.jsonl")
 
 
+def refused_path(out: Path) -> Path:
+    """Name the list of what nothing was made for; that of a data set which is there stays."""
+    return out.with_suffix(".refused.jsonl") if out.exists() else rejected_path(out)
+
+
 def rejected_lines(rejected: Sequence[tuple[str, str]]) -> str:
     """Write (source, reason) as JSON, a line each."""
     return "".join(json.dumps({"source": source, "reason": reason}) + "\n" for source, reason in rejected)
 
 
-def refusal(out: Path, *, files: int, rejected: int, first: Sequence[str], is_empty: bool) -> ValueError:
+def refusal(
+    out: Path, *, files: int, rejected: int, first: Sequence[str], is_empty: bool, keeps_work: bool = False
+) -> ValueError:
     """Say why nothing is made."""
-    mend = "no image is left" if is_empty else "mend or remove them, or leave out --strict"
+    mend = "leave out --strict, or mend or remove them"
+    if keeps_work:
+        mend = "leave out --strict, which goes on from here, or mend or remove them, which starts over"
     return ValueError(
-        f"{out}: not made, {rejected:,} of {files:,} files rejected (first: {': '.join(first)}); {mend}; all: "
-        f"{rejected_path(out)}"
+        f"{out}: not made, {rejected:,} of {files:,} files rejected (first: {': '.join(first)}); "
+        f"{'no image is left' if is_empty else mend}; all: {refused_path(out)}"
     )
 
 

@@ -6,10 +6,11 @@ members is the order of the images (https://github.com/webdataset/webdataset, "T
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import groupby
 
-from pipelines.prepare.listing import SPLITS, Found
+from pipelines.prepare.listing import Found
 from pipelines.prepare.reading import Source
 
 LABEL = ".cls"
@@ -28,17 +29,11 @@ def key(path: str) -> str:
 
 
 def is_laid_out(found: Iterable[Found]) -> bool:
-    """Say whether archives are laid out so, by their first files: with labels, or without classes and with what
-    belongs to images.
+    """Say whether archives are laid out so as far as some of their files tell for all: one label does.
+
+    Captions do not, since class folders may follow.
     """
-    looked_at = list(found)
-    if any(f.path.endswith(LABEL) for f in looked_at):
-        return True
-    folders = {f.path.rpartition("/")[0] for f in looked_at}
-    has_classes = any(f.implied for f in looked_at) or any(
-        folder and folder.rpartition("/")[2].lower() not in SPLITS for folder in folders
-    )
-    return len(folders) == 1 and not has_classes and any(f.path.endswith(SIDECARS) for f in looked_at)
+    return any(f.path.endswith(LABEL) for f in found)
 
 
 def samples(found: Iterable[Found], read: Callable[[Source], bytes]) -> Iterator[Source | None]:
@@ -48,11 +43,17 @@ def samples(found: Iterable[Found], read: Callable[[Source], bytes]) -> Iterator
         found: files in the order of the archive.
         read: reads one, for the labels.
 
-    Raises ValueError where a .cls file is no class number.
+    Raises ValueError where a .cls file is no class number, or lies apart from what it is the label of.
     """
     for _, group in groupby(found, lambda f: (f.container, key(f.path))):
         files = list(group)
         labels = [_label(as_source(f, -1), read) for f in files if f.path.lower().endswith(LABEL)]
+        if labels and all(f.path.lower().endswith(SIDECARS) for f in files):
+            # Else the image, elsewhere in the tar, would silently be without a label.
+            raise ValueError(
+                f"{files[0].container}: no image lies beside {files[0].path}; a sample's files must follow each other: "
+                "make the tar with --sort=name"
+            )
         for f in files:
             if f.path.lower().endswith(IMAGES):
                 yield as_source(f, labels[0] if labels else -1)
@@ -67,10 +68,8 @@ def as_source(found: Found, label: int) -> Source:
 
 def _label(source: Source, read: Callable[[Source], bytes]) -> int:
     data = read(source) if source.size <= 32 else b"more than 32 bytes"
-    try:
-        label = int(data)
-    except ValueError:
-        label = -2
+    # Not all that `int` takes, such as 1_0.
+    label = int(data) if re.fullmatch(rb"\s*(-1|[0-9]+)\s*", data) else -2
     if not -1 <= label < 1 << 63:
         raise ValueError(f"{source.describe()}: {data!r} is no class number (0, 1, ... in ASCII); mend the tar")
     return label

@@ -118,15 +118,19 @@ def put_into_place(temporary: Path, path: Path) -> None:
         os.close(folder)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Put a text file into place, complete or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    # Names of files may be anything but UTF-8; they come back as they were.
-    with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    put_into_place(temporary, path)
+def write_text(path: Path, text: str, *, temporary: Path | None = None) -> None:
+    """Put a text file into place, complete or not at all; until then it is `temporary`, by default .PATH.partial."""
+    temporary = temporary or path.with_name(f".{path.name}.partial")
+    try:
+        # Names of files may be anything but UTF-8; they come back as they were.
+        with open(temporary, "w", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        put_into_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def write_beton(

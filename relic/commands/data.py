@@ -61,7 +61,7 @@ def convert(
         verify: header: markers, sizes and the end of each JPEG, which finds every cut file; full: decodes each JPEG,
             which finds damaged ones too, at a fifth of the speed (as `relic data check` does later).
         page_size: Least page, a power of two from 2MiB to 2048MiB; grows to hold the largest source file.
-        strict: Make nothing where any file is rejected.
+        strict: Make nothing where any file is rejected. Of shards, the work is kept for a run without it.
         overwrite: Replace OUT.
         json: Print the summary as JSON.
     """

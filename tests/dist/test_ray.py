@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -90,6 +91,18 @@ def fall_over_at_three(task: int) -> int:
     return task
 
 
+class LockedError(Exception):
+    """Does not pickle."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.lock = threading.Lock()
+
+
+def fail_with_a_lock(task: int) -> None:
+    raise LockedError("the real reason")
+
+
 def on_ray(cluster: Any, **options: Any) -> Engine:
     return Engine(kind="ray", address=cluster.address, **options)
 
@@ -116,6 +129,11 @@ def test_an_exception_ends_the_run_as_it_was_raised(cluster: Any) -> None:
         list(run(fall_over_at_three, range(100), engine=on_ray(cluster, workers=2)))
     assert type(error.value) is ValueError
     assert "fall_over_at_three" in str(error.value.__cause__)
+
+
+def test_an_exception_that_does_not_travel_says_its_reason(cluster: Any) -> None:
+    with pytest.raises(OSError, match=r"^the real reason$"):
+        list(run(fail_with_a_lock, [1], engine=on_ray(cluster)))
 
 
 def test_a_node_without_the_code_says_so(cluster: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

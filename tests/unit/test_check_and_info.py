@@ -62,6 +62,16 @@ def test_check_finds_all_that_fails(beton: Path, workers: int, monkeypatch: pyte
     assert sorted(done) == [1, 3, 3]
 
 
+def test_a_file_is_opened_once_for_all_tasks_on_it(beton: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[Path] = []
+    monkeypatch.setattr(module, "IMAGES_PER_TASK", 1)
+    monkeypatch.setattr(module, "Beton", lambda path: opened.append(path) or Beton(path))
+    assert len(check(beton)) == 3
+    assert len(opened) == 2  # to count its images, and to decode them
+    write_beton(beton, IMAGES[:1], [0])
+    assert check(beton) == []  # nothing of the former file is kept
+
+
 def kill_this_process(*_: object) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

@@ -6,10 +6,14 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipelines.prepare import engines
 from pipelines.prepare.engines import Engine, run
 
 
@@ -25,6 +29,29 @@ def fall_over_at_three(task: int) -> int:
     if task == 3:
         raise ValueError("task 3: is wrong")
     return task
+
+
+class LockedError(Exception):
+    """Does not pickle."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.lock = threading.Lock()
+
+
+class TwofoldError(Exception):
+    """Pickles, and does not come back."""
+
+    def __init__(self, _: int, reason: str):
+        super().__init__(reason)
+
+
+def fail_with_a_lock(task: int) -> None:
+    raise LockedError("the real reason")
+
+
+def fail_and_not_come_back(task: int) -> None:
+    raise TwofoldError(task, "the real reason")
 
 
 def kill_this_process(task: int) -> None:
@@ -75,6 +102,69 @@ def test_a_killed_worker_is_named() -> None:
     with pytest.raises(ChildProcessError, match=r"killed by signal 9 .*run the same command again"):
         list(run(kill_this_process, range(3), engine=Engine(workers=2)))
     assert not multiprocessing.active_children()
+
+
+@pytest.mark.parametrize("fail", [fail_with_a_lock, fail_and_not_come_back])
+def test_an_exception_that_does_not_travel_says_its_reason(fail: Callable[[int], None]) -> None:
+    with pytest.raises(OSError, match=r"^the real reason$"):
+        list(run(fail, range(3), engine=Engine(workers=2)))
+    assert not multiprocessing.active_children()
+
+
+class SilentRay:
+    """Stands in for Ray where the first answer takes long."""
+
+    def __init__(self, answers: list[list[str]]):
+        self._answers = answers
+        self.timeouts: list[float | None] = []
+
+    def wait(self, references: list[str], num_returns: int, timeout: float | None = None) -> tuple[list[str], list]:
+        self.timeouts.append(timeout)
+        return self._answers.pop(0), []
+
+    def cluster_resources(self) -> dict[str, float]:
+        return {}
+
+
+def test_the_user_is_told_when_ray_is_silent() -> None:
+    notes: list[str] = []
+    silent = SilentRay([[], ["b"]])
+    assert engines._first_done(silent, ["a", "b"], notes.append) == "b"
+    assert silent.timeouts == [engines.SILENT_SECONDS, None]
+    assert notes == [
+        "none of 2 tasks at Ray was finished for 30 s; the cluster has 0 CPUs, which others may hold "
+        "(`ray status` tells)"
+    ]
+    assert engines._first_done(SilentRay([["a"]]), ["a", "b"], notes.append) == "a"
+    assert len(notes) == 1
+
+
+@pytest.mark.parametrize(
+    ("has_token", "told", "mode"), [(True, None, "token"), (True, "disabled", "disabled"), (False, None, None)]
+)
+def test_ray_reads_the_token_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_token: bool, told: str | None, mode: str | None
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("RAY_AUTH_MODE", told or "")
+    if told is None:
+        monkeypatch.delenv("RAY_AUTH_MODE")
+    if has_token:
+        (tmp_path / ".ray").mkdir()
+        (tmp_path / ".ray/auth_token").write_text("secret")
+    seen: list[str | None] = []
+
+    class Finder:
+        def find_spec(self, name: str, *_: Any) -> None:
+            if name == "ray":
+                seen.append(os.environ.get("RAY_AUTH_MODE"))
+                raise ImportError
+
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Finder(), *sys.meta_path])
+    with pytest.raises(ValueError, match="needs Ray"):
+        list(run(square, [1], engine=Engine(kind="ray")))
+    assert seen == [mode]
 
 
 @pytest.mark.parametrize(

@@ -214,7 +214,7 @@ def test_a_tar_that_goes_during_the_run_ends_it(
             MemoryFileSystem().rm("/set/c.tar")
 
     config = ConvertConfig(shard_size=shard_size)
-    with pytest.raises(OSError, match=r"memory://set/c\.tar: no such file") as error:
+    with pytest.raises(OSError, match=r"^memory://set/c\.tar: ") as error:
         convert("memory://set", tmp_path / "x.beton", config=config, on_progress=remove)
     assert type(error.value) is OSError
 

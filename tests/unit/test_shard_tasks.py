@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,7 @@ def test_cuts(sizes: list[int], most: int, count: int, expected: list[int]) -> N
     assert [place for cut in cuts for place in cut] == list(range(len(sizes)))
 
 
-def test_a_machine_that_does_not_see_the_files_says_so(source: Path, tmp_path: Path) -> None:
+def test_a_machine_that_does_not_see_the_files_says_so(source: Path, tmp_path: Path, monkeypatch) -> None:
     """Rather than reject every image, and so thin out the data."""
     with sources.plan(source, path=tmp_path / "x.plan") as plan:
         whole = Slice(str(tmp_path / "x.plan"), 0, len(plan.sources))
@@ -108,6 +109,11 @@ def test_a_machine_that_does_not_see_the_files_says_so(source: Path, tmp_path: P
         make(tmp_path / "x.beton", whole._replace(plan=str(tmp_path / "y.plan")))
     with pytest.raises(FileNotFoundError, match=r"gone\.tar"):
         make(tmp_path / "x.beton", Tars((str(tmp_path / "gone.tar"),)))
+    access = os.access
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: Path(path) != source and access(path, mode))
+        with pytest.raises(PermissionError, match=r"source: not readable on .*; change its permissions"):
+            make(tmp_path / "x.beton", whole)
     source.rename(tmp_path / "moved")
     with pytest.raises(FileNotFoundError, match=rf"source: {mend}"):
         make(tmp_path / "x.beton", whole)

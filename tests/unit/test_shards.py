@@ -105,6 +105,29 @@ def test_a_column_indexes_as_the_array_it_stands_for(parts: list[list[int]], dat
         assert (column.min(), column.max(), column.mean()) == (whole.min(), whole.max(), whole.mean())
 
 
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        (np.array([True, False]), r"a mask of shape \(2,\) is not one of 5 images"),
+        (np.ones((5, 1), bool), r"a mask of shape \(5, 1\) is not one of 5 images"),
+        (np.array([0.9, 1.9]), "images are numbered by integers, not float64"),
+        (np.array([]), "images are numbered by integers, not float64"),
+    ],
+)
+def test_what_numbers_no_images(key: np.ndarray, message: str):
+    with pytest.raises(IndexError):
+        np.arange(5)[key]
+    with pytest.raises(IndexError, match=message):
+        Column.of(np.arange(5))[key]
+    assert Column.of(np.arange(5))[[]].tolist() == np.arange(5)[[]].tolist()
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (0, 2), ()])
+def test_indices_may_have_any_shape(shape: tuple[int, ...]):
+    indices = np.zeros(shape, int) + 3
+    np.testing.assert_array_equal(Column.of(np.arange(5))[indices], np.arange(5)[indices])
+
+
 def test_a_column_goes_block_by_block(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("saliency.shards.BLOCK_IMAGES", 4)
     column = Column.of(np.arange(10, dtype=np.uint16))
