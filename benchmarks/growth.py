@@ -36,12 +36,9 @@ class Series:
 
     def line(self) -> tuple[float, float, float]:
         """Return slope, intercept and R² of the least-squares line."""
-        import numpy as np
+        from benchmarks.harness import straight_line
 
-        slope, intercept = np.polyfit(self.x, self.milliseconds, 1)
-        rest = np.array(self.milliseconds) - (slope * np.array(self.x) + intercept)
-        spread = float(np.var(self.milliseconds))
-        return float(slope), float(intercept), 1 - float(np.var(rest)) / spread if spread else 1.0
+        return straight_line(self.x, self.milliseconds)
 
 
 def growth(

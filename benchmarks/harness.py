@@ -11,7 +11,7 @@ import pickle
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -70,6 +70,17 @@ class Measured:
         """Return the median over the passes of every stage; None where the provider does not know its stages."""
         names = self.stages[0] if self.stages else {}
         return {name: statistics.median(p[name] for p in self.stages) / self.images for name in names} or None
+
+
+def straight_line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+    """Return slope, intercept and R² of the least-squares line; R² is 1 where all y are the same."""
+    import numpy as np
+
+    at, values = np.asarray(x, float), np.asarray(y, float)
+    base = float(values.min())  # moments are large numbers, of which little is the line
+    slope, offset = np.polyfit(at, values - base, 1)
+    rest, variance = values - base - (slope * at + offset), float(values.var())
+    return float(slope), float(offset) + base, 1 - float(rest.var()) / variance if variance else 1.0
 
 
 def spread(values: list[float]) -> tuple[float, float, float]:

@@ -177,14 +177,6 @@ def grown(name: str, base: Case, repeats: int, shared: dict[str, Any]) -> list[d
     ]
 
 
-def line(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
-    """Return slope, intercept and R² of the least-squares line."""
-    import numpy as np
-
-    slope, intercept = np.polyfit(x, y, 1)
-    return float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1] ** 2)
-
-
 # ---- records and tables --------------------------------------------------------------------------------------
 
 
@@ -228,8 +220,9 @@ def growth_record(
 ) -> dict[str, Any]:
     """Return the record of one line."""
     from benchmarks import records
+    from benchmarks.harness import straight_line
 
-    slope, intercept, fit = line(x, values)
+    slope, intercept, fit = straight_line(x, values)
     return {
         "benchmark": benchmark,
         "provider": "fused",

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from benchmarks.harness import straight_line
 from benchmarks.tree import Sample, watch
 
 IMAGES_PER_TAR = 5000
@@ -83,7 +84,8 @@ def soak(count: int, workers: int, layout: Layout, shared: dict[str, Any]) -> di
         moments = [(folder / shard["file"]).stat().st_mtime_ns / 1e9 for shard in shards]
     if summary["images"] != count:
         raise OSError(f"{count:,} images were made, {summary['images']:,} are in the shards")
-    slope, _, fit = straight_line(np.cumsum([shard["images"] for shard in shards])[:-1], np.sort(moments)[:-1])
+    counts = np.cumsum([shard["images"] for shard in shards])
+    slope, _, fit = straight_line(counts[:-1].tolist(), sorted(moments)[:-1])
     # Until the first shard is there, sources may be listed.
     early, late = memory_early_and_late(watched.samples, min(moments), max(moments))
     return {
@@ -104,12 +106,6 @@ def soak(count: int, workers: int, layout: Layout, shared: dict[str, Any]) -> di
         "memory_growth": late / early - 1,
         **shared,
     }
-
-
-def straight_line(x: Any, y: Any) -> tuple[float, float, float]:
-    """Return slope, intercept and R² of the least-squares line."""
-    slope, intercept = np.polyfit(x, y - np.min(y), 1)
-    return float(slope), float(intercept), float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def memory_early_and_late(samples: list[Sample], first: float, last: float) -> tuple[float, float]:

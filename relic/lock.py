@@ -9,8 +9,8 @@ from pathlib import Path
 
 
 @contextmanager
-def only_writer(run: Path) -> Iterator[None]:
-    """Hold the run directory; the system lets go of it when the process ends, however that comes.
+def only_writer(run: Path, flag: str = "--name") -> Iterator[None]:
+    """Hold the run directory, which `flag` names; the system lets go of it when the process ends, however that comes.
 
     Raises:
         ValueError: another process holds it.
@@ -20,7 +20,7 @@ def only_writer(run: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ValueError(
-                f"{run} is being written by another process: wait for it, or give another --name"
+                f"{run} is being written by another process: wait for it, or give another {flag}"
             ) from error
         except OSError:  # a file system without locks (some NFS): go on as if there were none to ask
             pass

@@ -30,11 +30,13 @@ class CrfConfig:
     smooth_pixels: float = 2.0
     """σ of the Gaussian over (y, x)."""
     smooth_weight: float = 2.0
+    """Of pixels side by side having one label."""
     bilateral_side: float = 0.25
     """σ over (y, x) of the bilateral term, times the image's sides (80 pixels of 320 in DeepUSPS' code)."""
     bilateral_colour: float = 20.0
     """σ over colour of the bilateral term, grey levels (a and b of Lab count 1.5 times)."""
     bilateral_weight: float = 2.0
+    """Of near pixels of one colour having one label."""
     model_colour: float = 10.0
     """Width of a cell of the colour models, grey levels."""
     model_weight: float = 0.5

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saliency.kept import Each, here, prepared
 from saliency.network import BATCH, MEAN, SaliencyNetwork, save
+from saliency.prepared import Each, here, prepared
 from saliency.training import FitConfig, predicted, train
 
 
@@ -100,7 +100,7 @@ def take_encoder(network: SaliencyNetwork, weights: dict[str, Tensor]) -> None:
     names = [name for name in own if name.startswith(("conv1.", "bn1.", "layer"))]
     missing = [name for name in names if name not in weights]
     if missing:
-        raise ValueError(f"the weights have no {missing[0]}: give those of a ResNet-18, exported for torchvision")
+        raise ValueError(f"the weights have no {missing[0]}: give those of a ResNet-18 with ImageNet's stem")
     for name in names:
         value = weights[name]
         if name == "conv1.weight" and value.shape[:1] + value.shape[2:] == own[name].shape[:1] + own[name].shape[2:]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from saliency.priors import DEFAULT, find_priors, levelled, mean
 from saliency.priors.scene import WORKING_SIDE, Scene
-from saliency.squares import resized
+from saliency.squares import to_square
 from saliency.store import EMPTY, HAS_MASK, MASK_BYTES, SIDE, TOO_LARGE, TOO_SMALL
 
 SMALLEST, LARGEST = 0.01, 0.9  # shares of the image; a mask outside is rejected (specification, section 5)
@@ -82,7 +82,7 @@ def binary_mask(saliency: np.ndarray) -> np.ndarray:
     Returns:
         bool [128, 128].
     """
-    return resized(saliency, SIDE) >= 0.5
+    return to_square(saliency, SIDE) >= 0.5
 
 
 def packed_mask(mask: np.ndarray) -> tuple[np.ndarray, int]:

@@ -26,7 +26,7 @@ from saliency.crf import CrfConfig, smoothed
 from saliency.cut import cut
 from saliency.priors import find_priors, levelled
 from saliency.priors.scene import Scene
-from saliency.squares import resized
+from saliency.squares import to_square
 
 BATCH = 16
 """Images that a network sees at once. Always so many, filled up with blanks: another size may take another kernel with
@@ -47,6 +47,7 @@ class NetworkConfig:
     """Pixels of the longer side at which the priors work: four times as fast as at 300 and 250 superpixels, and as good
     (all five: max F .781, IoU .602 there)."""
     superpixels: int = 120
+    """About how many, at that size."""
     side: int = 128
     """Pixels of the square that the network sees, which is the side of a stored mask."""
     width: float = 0.5
@@ -92,7 +93,7 @@ class SaliencyNetwork(nn.Module):
         for stage in (self.layer2, self.layer3, self.layer4):
             scales.append(stage(scales[-1]))
         coarse = scales[-1] + self.context(scales[-1].mean(dim=(2, 3)))[..., None, None]
-        sides = [lateral(scale) for lateral, scale in zip(self.lateral, scales[:-1], strict=False)]
+        sides = [lateral(scale) for lateral, scale in zip(self.lateral[:-1], scales[:-1], strict=True)]  # type: ignore[arg-type]
         # Each place at half the resolution sees its four pixels and gives four results: small convolutions at full
         # resolution would take longer than all else.
         sides[0] = sides[0] + self.see(inputs)
@@ -151,12 +152,12 @@ def channels(image: np.ndarray, config: NetworkConfig) -> np.ndarray:
     scene = Scene(image, config.prior_side, config.superpixels)
     maps = [prior(scene) for prior in find_priors(config.priors).values()]
     maps.append(levelled(sum(maps) / np.float32(len(maps))))  # type: ignore[arg-type]
-    colours = resized(scene.whole, config.side)
-    shown = [resized(scene.framed(each), config.side) for each in maps]
+    colours = to_square(scene.whole, config.side)
+    shown = [to_square(scene.framed(each), config.side) for each in maps]
     mean = shown[-1]
     shown.append(smoothed(colours, mean, COLOUR_MODEL))
-    rough = cut(resized(colours, config.cut_side), resized(mean, config.cut_side))
-    shown.append(resized(rough, config.side))
+    rough = cut(to_square(colours, config.cut_side), to_square(mean, config.cut_side))
+    shown.append(to_square(rough, config.side))
     return np.concatenate([colours, np.round(np.stack(shown, axis=-1) * 255).astype(np.uint8)], axis=-1)
 
 

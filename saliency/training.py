@@ -26,12 +26,17 @@ class FitConfig:
     """How a network is trained."""
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
-    epochs: int = 60
+    """What it sees, and its size."""
+    epochs: int = 100
+    """Passes over the images."""
     batch_size: int = BATCH
+    """Images per step."""
     learning_rate: float = 2e-3
     """Of AdamW, after two epochs of warm-up; falls to 0 as a cosine."""
     weight_decay: float = 0.05
+    """Of AdamW."""
     seed: int = 0
+    """Of the first weights, and of all that is drawn while training."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size"):

@@ -14,6 +14,8 @@ from pipelines.prepare.images import Rejected, Treatment, store
 from pipelines.prepare.reading import Source, SourceReader
 from pipelines.prepare.writer import place, write_fully
 
+# A chunk: at most so many bytes of sources, or images.
+CHUNK_BYTES, CHUNK_IMAGES = 1 << 24, 2048
 # Above this the payload of a chunk waits in a file. JPEGs stay far below; flat PNGs can unfold a hundredfold.
 MEMORY_PER_CHUNK = 1 << 27
 

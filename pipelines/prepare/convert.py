@@ -12,6 +12,7 @@ from pathlib import Path
 
 from pipelines.prepare import remote
 from pipelines.prepare.assembly import Assembly
+from pipelines.prepare.chunk import CHUNK_BYTES, CHUNK_IMAGES
 from pipelines.prepare.config import ConvertConfig, Summary
 from pipelines.prepare.crew import Chunks, convert_alone, convert_together
 from pipelines.prepare.images import Treatment
@@ -34,7 +35,6 @@ from pipelines.prepare.target import (
 )
 from pipelines.prepare.writer import fitting_page_size, payload_start, write_tables, write_text
 
-CHUNK_BYTES, CHUNK_IMAGES = 1 << 24, 2048
 # A worker takes 0.3 s to start, a chunk of copied JPEGs 0.03 s.
 CHUNKS_WORTH_A_WORKER = 8
 # Part of every conversion's key: a newer layout does not continue an older one's partial file.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +12,7 @@ from typing import Any
 from pipelines.prepare import journal
 from pipelines.prepare.journal import Finished, Journal
 from pipelines.prepare.writer import put_into_place
+from saliency.lock import open_locked
 
 _PLACING = "placing"
 
@@ -52,17 +52,8 @@ class Partial:
         self._open_files.callback(self.journal.close)
 
     def _open(self) -> None:
-        self.descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666)
+        self.descriptor = open_locked(self.path)
         self._open_files.callback(os.close, self.descriptor)
-        try:
-            fcntl.flock(self.descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Between open and lock another conversion may have finished and renamed this very file.
-            ours = os.path.samestat(os.fstat(self.descriptor), os.stat(self.path))
-        except (BlockingIOError, FileNotFoundError):
-            ours = False
-        if not ours:
-            self._open_files.close()
-            raise OSError(f"{self.path}: another conversion is writing it; wait for it or stop it")
 
     def finished(self, *, start: int, page_size: int) -> list[Finished]:
         """Give the chunks that an interrupted run left complete, from the first on."""

@@ -13,7 +13,7 @@ from typing import IO, Any, NamedTuple, TypeVar
 RETRY_SECONDS = (0.5, 2.0, 8.0)
 FETCH_BYTES = 1 << 24
 REQUESTS_AT_A_TIME = 16
-# Answers, not accidents: asking again would give the same.
+# Answers, not accidents: asking again would give the same. The last is fsspec's of a protocol that cannot do a thing.
 _FINAL = (PermissionError, IsADirectoryError, NotADirectoryError, NotImplementedError)
 # HTTP's words for the same.
 _NOT_THERE = (404, 410)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pipelines.beton import Beton
 from pipelines.prepare import remote, webdataset
 from pipelines.prepare.assembly import Assembly
+from pipelines.prepare.chunk import CHUNK_BYTES, CHUNK_IMAGES
 from pipelines.prepare.crew import convert_alone
 from pipelines.prepare.images import Treatment
 from pipelines.prepare.listing import tar_files_at
@@ -21,8 +22,6 @@ from pipelines.prepare.reading import MAX_FILE_BYTES, Source, SourceReader
 from pipelines.prepare.sources import chunks, read_part
 from pipelines.prepare.target import rejected_lines
 from pipelines.prepare.writer import fitting_page_size, payload_start, put_into_place, write_tables, write_text
-
-CHUNK_BYTES, CHUNK_IMAGES = 1 << 24, 2048
 
 
 class Slice(NamedTuple):

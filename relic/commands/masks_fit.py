@@ -17,7 +17,7 @@ def fit(
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")],
     out: Path = Path("runs/masks"),
     images: int = 4096,
-    epochs: int = 60,
+    epochs: int = 100,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     width: float = 0.5,
@@ -43,7 +43,7 @@ def fit(
         learning_rate: Largest step of AdamW.
         width: Channels of the encoder, a ResNet-18, as a share of the usual.
         seed: Seed of all that is drawn.
-        start: Weights of a ResNet-18 of that width for the encoder, as `relic export --to torchvision` writes them.
+        start: Weights of a ResNet-18 of that width for the encoder, as `relic export RUN --to safetensors` writes them.
         workers: Processes that prepare images and labels; by default one per core, on Ray all CPUs of the cluster.
         engine: local: processes of this machine; ray: a Ray cluster, whose machines must see SRC and OUT.
         address: HOST:PORT of the Ray cluster.
@@ -77,5 +77,6 @@ def fit(
     if json:
         print(dumps(vars(fitted)))
     else:
-        print(f"{fitted.network}: fitted on {fitted.images:,} images")
+        work = f"{fitted.multiply_adds / 1e6:,.0f} million multiply-adds an image"
+        print(f"{fitted.network}: fitted on {fitted.images:,} images, {work}")
         print(f"apply it: relic masks infer {source} --network {fitted.network}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from pipelines import decode
 from pipelines.prepare.engines import Engine, run
 from pipelines.shards import AnyBeton, open_beton
+from relic import cores
 from relic.console import Progress
 from relic.lock import only_writer
 from relic.masks.batches import check_seen
-from relic.masks.folder import images_in
+from relic.masks.folder import images_in, read_picture
 from saliency.fit import fit
+from saliency.network import multiply_adds
 from saliency.sheet import sheet
 from saliency.training import FitConfig
 
@@ -37,6 +42,8 @@ class Fitted:
     """That it was fitted on."""
     damaged: int
     """Others that do not decode."""
+    multiply_adds: int
+    """Of the network, per image."""
 
 
 class OfBeton(NamedTuple):
@@ -60,19 +67,19 @@ class OfFolder(NamedTuple):
         """Return an image, uint8 [H, W, 3]; ValueError where it is damaged."""
         file = self.path / self.names[index]
         check_seen(file)
-        try:
-            with Image.open(file) as picture:
-                return np.array(picture.convert("RGB"))
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"{file}: does not decode ({error})") from None
+        return read_picture(file)
 
 
 @lru_cache(maxsize=1)
 def _opened(reader: OfBeton) -> AnyBeton:
+    """Open a beton once per process. OSError, not ValueError: its images are not damaged, and must not be left out."""
     check_seen(reader.path)
-    beton = open_beton(reader.path)
+    try:
+        beton = open_beton(reader.path)
+    except ValueError as error:
+        raise OSError(str(error)) from None
     if beton.fingerprint() != reader.fingerprint:
-        raise ValueError(f"{reader.path}: has other images than when the fit was begun; run the command again")
+        raise OSError(f"{reader.path}: has other images than when the fit was begun; give another --out")
     return beton
 
 
@@ -93,7 +100,7 @@ def fit_network(
         folder: kept files, sheets, TensorBoard's log and the network go there.
         config: how it is fitted.
         images: most images.
-        start: exported ResNet-18 for the encoder (`relic export --to torchvision`).
+        start: exported ResNet-18 for the encoder (`relic export RUN --to safetensors`).
         engine: where images are prepared and labels made; the network itself trains here.
         on_note: gets a sentence for the user.
 
@@ -106,21 +113,28 @@ def fit_network(
     begun["config"] = json.loads(json.dumps(asdict(config)))
     weights = None if start is None else _weights(start)
     folder.mkdir(parents=True, exist_ok=True)
-    with only_writer(folder):
+    torch.set_num_threads(cores.available())  # the workers are gone when the network trains
+    with only_writer(folder, "--out"):
         _remember(folder, begun)
         with _Watch(folder, config) as watch:
-            each: Any = partial(run, engine=engine)
+            each: Any = partial(run, engine=engine, on_note=on_note)
             network, seen = fit(read, indices, folder, config, watcher=watch, each=each, start=weights)
     if seen < len(indices):
         on_note(f"{len(indices) - seen} of {len(indices)} images do not decode and were left out")
-    return Fitted(network=str(network), images=seen, damaged=len(indices) - seen)
+    return Fitted(
+        network=str(network),
+        images=seen,
+        damaged=len(indices) - seen,
+        multiply_adds=multiply_adds(config.network),
+    )
 
 
 def _reader(source: Path) -> tuple[Callable[[int], np.ndarray], int, str]:
     """Return what reads images by index, how many there are, and what tells this source from another."""
     if source.is_dir():
         names = tuple(images_in(source))
-        return OfFolder(source.absolute(), names), len(names), f"{source.absolute()} ({len(names)} pictures)"
+        digest = hashlib.sha256("\n".join(map(str, names)).encode("utf-8", "surrogateescape")).hexdigest()
+        return OfFolder(source.absolute(), names), len(names), f"{source.absolute()}, names {digest[:16]}"
     with open_beton(source) as beton:
         fingerprint = beton.fingerprint()
         return OfBeton(source.absolute(), fingerprint), beton.num_images, fingerprint
@@ -139,15 +153,13 @@ def _remember(folder: Path, begun: dict[str, Any]) -> None:
 
 
 def _weights(path: Path) -> dict[str, Any]:
-    import torch
-
+    mend = "make it by `relic export RUN --to safetensors`"
     if not path.is_file():
-        raise FileNotFoundError(f"--start {path}: no such file; make it by `relic export RUN --to torchvision`")
+        raise FileNotFoundError(f"--start {path}: no such file; {mend}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        mend = "make it by `relic export RUN --to torchvision`"
-        raise ValueError(f"--start {path}: no torch file of weights ({type(error).__name__}); {mend}") from None
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f"--start {path}: not a readable safetensors file ({error}); {mend}") from None
 
 
 class _Watch:

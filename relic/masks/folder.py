@@ -74,7 +74,7 @@ def make_pngs(
     tally, kept = Tally(), 0
     try:
         with full_disks_named(out):
-            for _, made in run(make_maps, _tasks(source, names, maker, out, overwrite), engine=engine):
+            for _, made in run(make_maps, _tasks(source, names, maker, out, overwrite), engine=engine, on_note=on_note):
                 tally.add(made.flags, made.areas)
                 kept += made.kept
                 for name in made.damaged:
@@ -138,11 +138,17 @@ def make_maps(task: Task) -> Made:
 def _read(folder: Path, names: Sequence[Path], damaged: list[Path]) -> Iterator[tuple[Path, np.ndarray]]:
     for name in names:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # broken EXIF, which nothing here heeds
-                with Image.open(folder / name) as picture:
-                    image = np.array(picture.convert("RGB"))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+            yield name, read_picture(folder / name)
+        except ValueError:
             damaged.append(name)
-            continue
-        yield name, image
+
+
+def read_picture(file: Path) -> np.ndarray:
+    """Read a picture as it is stored, uint8 RGB [H, W, 3]; ValueError where it does not decode."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # broken EXIF, which nothing here heeds
+            with Image.open(file) as picture:
+                return np.array(picture.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{file}: does not decode ({error})") from None

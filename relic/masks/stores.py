@@ -91,7 +91,7 @@ def make_stores(
             job.find_finished(overwrite=overwrite)
         on_start(sum(part.images for part in parts))
         with job:
-            for _, made in run(make_masks, job.tasks(), engine=engine):
+            for _, made in run(make_masks, job.tasks(), engine=engine, on_note=on_note):
                 job.take(made)
         _put_into_place(out, parts, job, fingerprint if is_sharded else None)
     tally = Tally()

@@ -14,9 +14,9 @@ import math
 import numba
 import numpy as np
 
-from saliency.lasso import lasso_errors
-from saliency.priors.scene import Scene, stretched
-from saliency.superpixels import COMPACTNESS, Superpixels
+from saliency.priors.lasso import lasso_errors
+from saliency.priors.scene import FLAT, Scene, stretched
+from saliency.priors.superpixels import COMPACTNESS, Superpixels
 
 COARSER = (0.6, 0.4, 0.2)
 """Superpixels of the other scales, which are superpixels of superpixels: 150, 100 and 50 of 250.
@@ -31,23 +31,6 @@ PROPAGATION = 0.5  # tau, equation 4
 OBJECT_SIGMA = 0.25  # of the image's height and width, equation 8
 BINS = 60  # of the likelihoods of equations 10 and 11 (their code)
 ITERATIONS = 100  # K-means at most
-FLAT = 1e-3  # Lab; the range of a channel in an image of one colour is rounding
-
-
-def reconstruction(image: np.ndarray) -> np.ndarray:
-    """Map the saliency of an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
-
-    Raises:
-        ValueError: not uint8 [H, W, 3], or without pixels.
-    """
-    scene = Scene(image)
-    return scene.full_size(of_scene(scene))
 
 
 def of_scene(scene: Scene) -> np.ndarray:

@@ -2,7 +2,8 @@
 
 An image is seen in three layers, from fine to coarse. In each a region stands out by its contrast to large and
 near regions, and near the centre. A tree over the layers reconciles the three: fine texture inside a coarse
-object, or in a coarse background, is outvoted by the layers above. Constants are the paper's. Colours are CIE Lab,
+object, or in a coarse background, is outvoted by the layers above. Constants are the paper's; the weights of the
+energy (CONFIDENCE, CONSISTENCY) stand here from memory, and nobody has held them against its text. Colours are CIE Lab,
 which the other priors share (the paper merges regions by CIE Luv: no better on 80 photographs).
 """
 
@@ -12,8 +13,8 @@ import cv2
 import numba
 import numpy as np
 
+from saliency.priors.regions import Regions, basins, merged, summed
 from saliency.priors.scene import Scene, stretched
-from saliency.regions import Regions, basins, merged, summed
 
 SCALES = (3, 17, 33)  # pixels, the smallest region of each layer of an image of TYPICAL_SIDE
 TYPICAL_SIDE = 400
@@ -22,22 +23,6 @@ NEARNESS = 0.2**2  # times a layer's scale: sigma² of phi in equation 2, of an 
 CENTREDNESS = 9.0  # lambda in equation 3
 CONFIDENCE = (0.5, 4.0, 2.0)  # beta of each layer, equation 6
 CONSISTENCY = 4.0  # lambda between layers, equation 7
-
-
-def hierarchical(image: np.ndarray) -> np.ndarray:
-    """Map the saliency of an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
-
-    Raises:
-        ValueError: not uint8 [H, W, 3], or without pixels.
-    """
-    scene = Scene(image)
-    return scene.full_size(of_scene(scene))
 
 
 def of_scene(scene: Scene) -> np.ndarray:

@@ -20,22 +20,6 @@ SMOOTHING = 50.0  # alpha: the kernel of the morphological smoothing is alpha * 
 CONTRAST = 10.0  # b in the final sigmoid
 
 
-def minimum_barrier(image: np.ndarray) -> np.ndarray:
-    """Map the saliency of an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
-
-    Raises:
-        ValueError: not uint8 [H, W, 3], or without pixels.
-    """
-    scene = Scene(image)
-    return scene.full_size(of_scene(scene))
-
-
 def of_scene(scene: Scene) -> np.ndarray:
     """Map the saliency of a prepared image: float32 [h, w] in [0, 1], at the scene's size."""
     lab = cv2.cvtColor(scene.rgb, cv2.COLOR_RGB2LAB).astype(np.float32)

@@ -9,30 +9,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from saliency.priors.scene import Scene, stretched
-from saliency.superpixels import Superpixels, distances, within_two_steps
+from saliency.priors.scene import FLAT, Scene, stretched
+from saliency.priors.superpixels import Superpixels, distances, within_two_steps
 
 SIGMA_SQUARED = 0.1  # of colour distances scaled to 0 … 1 over the graph's edges (their code)
 WEIGHT_FLOOR = 1e-5  # keeps the walk from being locked in (their code)
 LEVELS = 10  # of the quantised map
 SMOOTH = 2.0  # the score from which large smooth regions amid the image are supposed
-FLAT = 1e-3  # Lab; colours nearer than that differ by rounding only
-
-
-def absorbing_chain(image: np.ndarray) -> np.ndarray:
-    """Map the saliency of an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
-
-    Raises:
-        ValueError: not uint8 [H, W, 3], or without pixels.
-    """
-    scene = Scene(image)
-    return scene.full_size(of_scene(scene))
 
 
 def of_scene(scene: Scene) -> np.ndarray:

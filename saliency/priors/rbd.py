@@ -10,30 +10,13 @@ from __future__ import annotations
 import numba
 import numpy as np
 
-from saliency.priors.scene import Scene, stretched
-from saliency.superpixels import Superpixels, distances, within_two_steps
+from saliency.priors.scene import FLAT, Scene, stretched
+from saliency.priors.superpixels import Superpixels, distances, within_two_steps
 
 COLOUR_SIGMA = 10.0  # sigma_clr, Lab: of geodesic distances and of smoothness
 BOUNDARY_SIGMA = 1.0  # sigma_bndCon
 SPATIAL_SIGMA = 0.25  # sigma_spa, in an image 1 high and 1 wide
 LEAST_SMOOTHNESS = 0.1  # mu: neighbours of any colours pull a little, which takes small noise away
-FLAT = 1e-3  # Lab; colours nearer than that differ by rounding only
-
-
-def robust_background(image: np.ndarray) -> np.ndarray:
-    """Map the saliency of an image.
-
-    Args:
-        image: uint8 RGB [H, W, 3].
-
-    Returns:
-        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
-
-    Raises:
-        ValueError: not uint8 [H, W, 3], or without pixels.
-    """
-    scene = Scene(image)
-    return scene.full_size(of_scene(scene))
 
 
 def of_scene(scene: Scene) -> np.ndarray:

@@ -4,16 +4,18 @@ once for all.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
 
 import cv2
 import numpy as np
 
 from saliency.priors.frame import find_frame
-from saliency.superpixels import Superpixels, segment
+from saliency.priors.superpixels import Superpixels, segment
 
 WORKING_SIDE = 300  # pixels of the longer side; larger images are shrunk first
 SUPERPIXELS = 250  # as MC has it; RBD takes about 200, and so both share one segmentation
+FLAT = 1e-3  # Lab; colours nearer than that differ by rounding only
 
 
 class Scene:
@@ -65,6 +67,23 @@ class Scene:
     def full_size(self, saliency: np.ndarray) -> np.ndarray:
         """Enlarge a map float32 [h, w] to the image's own size, float32 [H, W]; its frame is not salient."""
         return cv2.resize(self.framed(saliency), (self._width, self._height), interpolation=cv2.INTER_LINEAR)
+
+
+def of_image(prior: Callable[[Scene], np.ndarray], image: np.ndarray) -> np.ndarray:
+    """Map an image by one prior.
+
+    Args:
+        prior: a prepared image → float32 [h, w] in [0, 1].
+        image: uint8 RGB [H, W, 3].
+
+    Returns:
+        float32 [H, W] in [0, 1]; all 0 for an image of one colour.
+
+    Raises:
+        ValueError: not uint8 [H, W, 3], or without pixels.
+    """
+    scene = Scene(image)
+    return scene.full_size(prior(scene))
 
 
 def stretched(values: np.ndarray) -> np.ndarray:

@@ -72,12 +72,6 @@ def test_memory_early_and_late() -> None:
     assert soak.memory_early_and_late(samples, 2, 10) == (100, 300)
 
 
-def test_a_straight_line() -> None:
-    slope, intercept, fit = soak.straight_line([0, 1, 2], [1, 3, 5])
-    assert (slope, fit) == (pytest.approx(2), pytest.approx(1))
-    assert intercept == pytest.approx(0, abs=1e-9)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [

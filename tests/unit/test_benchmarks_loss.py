@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks import loss, records
 from benchmarks.__main__ import main
+from benchmarks.harness import straight_line
 from benchmarks.memory import extra_bytes
 
 SMALL = [
@@ -78,8 +79,11 @@ def test_growth_writes_lines_through_points(memory, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_line_is_the_least_squares_line():
-    slope, intercept, fit = loss.line([0, 1, 2, 3], [1, 3, 5, 3])
+    slope, intercept, fit = straight_line([0, 1, 2, 3], [1, 3, 5, 3])
     assert (slope, intercept, fit) == pytest.approx((0.8, 1.8, 1 - 1.2 / 2))
+    moments = [1.8e9 + y for y in (1, 3, 5)]  # seconds since the epoch: the line is a little of them
+    assert straight_line([0, 1, 2], moments) == pytest.approx((2, 1.8e9 + 1, 1))
+    assert straight_line([0, 1, 2], [4, 4, 4]) == pytest.approx((0, 4, 1))
 
 
 def allocate(megabytes: int):

@@ -281,7 +281,7 @@ def test_a_second_conversion_to_the_same_place_is_refused(source: Path, tmp_path
     def second(_: int) -> None:
         run(source, tmp_path / "x.beton")
 
-    with pytest.raises(OSError, match=r"x\.beton\.partial: another conversion is writing it"):
+    with pytest.raises(OSError, match=r"x\.beton\.partial: another process is writing it"):
         convert(source, tmp_path / "x.beton", config=ConvertConfig(), on_progress=second)
 
 

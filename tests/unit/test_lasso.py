@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from saliency.lasso import lasso_errors
+from saliency.priors.lasso import lasso_errors
 
 
 def _shrunk(signals, dictionary, penalty, steps=20000):

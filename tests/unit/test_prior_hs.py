@@ -12,9 +12,8 @@ from making import pixels
 from objects import contrast_of, disc, image_of
 
 from saliency.priors import hs
-from saliency.priors.hs import hierarchical
-from saliency.priors.scene import Scene
-from saliency.regions import basins, merged
+from saliency.priors.regions import basins, merged
+from saliency.priors.scene import Scene, of_image
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -22,20 +21,20 @@ from saliency.regions import basins, merged
 @pytest.mark.parametrize("shape", [(120, 150), (360, 480)])
 def test_a_disc_stands_out(shape, noise, gray):
     inside = disc(*shape, (0.45 * shape[0], 0.55 * shape[1]), 0.22 * shape[0])
-    salient, rest = contrast_of(hierarchical(image_of(inside, noise=noise, gray=gray)), inside)
+    salient, rest = contrast_of(of_image(hs.of_scene, image_of(inside, noise=noise, gray=gray)), inside)
     assert salient > 0.7 > 0.2 > rest
 
 
 def test_two_objects_are_found():
     one, other = disc(150, 220, (60, 70), 25), disc(150, 220, (90, 150), 30)
-    saliency = hierarchical(image_of(one | other, noise=5))
+    saliency = of_image(hs.of_scene, image_of(one | other, noise=5))
     assert min(saliency[one].mean(), saliency[other].mean()) > 0.6 > 0.2 > saliency[~(one | other)].mean()
 
 
 def test_an_object_that_touches_the_border_stands_out():
     inside = disc(150, 200, (110, 100), 45)
     assert inside[-1].sum() > 40
-    salient, rest = contrast_of(hierarchical(image_of(inside, noise=5)), inside)
+    salient, rest = contrast_of(of_image(hs.of_scene, image_of(inside, noise=5)), inside)
     assert salient > 0.4 > 0.1 > rest  # the location heuristic dims what is far from the centre
 
 
@@ -45,7 +44,7 @@ def test_texture_inside_an_object_is_outvoted_by_the_coarser_layers():
     y, x = np.ogrid[:200, :260]
     dots = inside & (y % 12 < 4) & (x % 12 < 4)  # in the ground's colour
     image[dots] = image[0, 0]
-    saliency = hierarchical(image)
+    saliency = of_image(hs.of_scene, image)
     assert saliency[dots].mean() > 0.5 > 0.2 > saliency[~inside].mean()
 
 
@@ -110,20 +109,20 @@ def test_local_contrast_is_exact_from_the_nearest_to_the_farthest():
 def test_any_size_gives_a_map_of_that_size_and_always_the_same(shape):
     image = pixels(*shape).copy()
     given = image.copy()
-    saliency = hierarchical(image)
+    saliency = of_image(hs.of_scene, image)
     assert saliency.shape == shape
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() <= 1
-    np.testing.assert_array_equal(saliency, hierarchical(image))
+    np.testing.assert_array_equal(saliency, of_image(hs.of_scene, image))
     np.testing.assert_array_equal(image, given)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 60), (400, 300)])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (90, 90, 90), (200, 17, 91)])
 def test_one_colour_has_no_salience(shape, colour):
-    assert not hierarchical(np.full((*shape, 3), colour, np.uint8)).any()
+    assert not of_image(hs.of_scene, np.full((*shape, 3), colour, np.uint8)).any()
 
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"is uint8 \[H, W, 3\]"):
-        hierarchical(np.zeros((4, 4, 3)))
+        of_image(hs.of_scene, np.zeros((4, 4, 3)))

@@ -10,8 +10,7 @@ from making import pixels
 from objects import contrast_of, disc, image_of
 
 from saliency.priors import mc
-from saliency.priors.mc import absorbing_chain
-from saliency.priors.scene import Scene
+from saliency.priors.scene import Scene, of_image
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -19,20 +18,20 @@ from saliency.priors.scene import Scene
 @pytest.mark.parametrize("shape", [(120, 150), (360, 480)])
 def test_a_disc_stands_out(shape, noise, gray):
     inside = disc(*shape, (0.45 * shape[0], 0.55 * shape[1]), 0.22 * shape[0])
-    salient, rest = contrast_of(absorbing_chain(image_of(inside, noise=noise, gray=gray)), inside)
+    salient, rest = contrast_of(of_image(mc.of_scene, image_of(inside, noise=noise, gray=gray)), inside)
     assert salient > 0.7 > 0.2 > rest
 
 
 def test_two_objects_are_found():
     one, other = disc(150, 220, (60, 50), 25), disc(150, 220, (90, 160), 30)
-    saliency = absorbing_chain(image_of(one | other, noise=5))
+    saliency = of_image(mc.of_scene, image_of(one | other, noise=5))
     assert min(saliency[one].mean(), saliency[other].mean()) > 0.5 > 0.2 > saliency[~(one | other)].mean()
 
 
 def test_an_object_that_touches_the_border_stands_out():
     inside = disc(150, 200, (105, 100), 50)
     assert 20 < inside[-1].sum() < 50
-    salient, rest = contrast_of(absorbing_chain(image_of(inside, noise=5)), inside)
+    salient, rest = contrast_of(of_image(mc.of_scene, image_of(inside, noise=5)), inside)
     assert salient > rest + 0.3
 
 
@@ -100,9 +99,9 @@ def test_a_smooth_background_amid_the_image_is_darkened(monkeypatch):
     spots = np.random.default_rng(1).integers(60, 256, (5, 5, 3), np.uint8)
     image[spotted] = np.kron(spots, np.ones((10, 10, 1), np.uint8)).reshape(-1, 3)
     meadow &= ~spotted
-    updated = absorbing_chain(image)
+    updated = of_image(mc.of_scene, image)
     monkeypatch.setattr(mc, "SMOOTH", 99.0)
-    plain = absorbing_chain(image)
+    plain = of_image(mc.of_scene, image)
     assert mc.smooth_region_score(mc.of_superpixels(Scene(image).superpixels)) >= 2
     assert updated[meadow].mean() / updated[spotted].mean() < 0.5 * plain[meadow].mean() / plain[spotted].mean()
 
@@ -111,18 +110,18 @@ def test_a_smooth_background_amid_the_image_is_darkened(monkeypatch):
 def test_any_size_gives_a_map_of_that_size_and_always_the_same(shape):
     image = pixels(*shape).copy()
     given = image.copy()
-    saliency = absorbing_chain(image)
+    saliency = of_image(mc.of_scene, image)
     assert saliency.shape == shape
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() <= 1
-    np.testing.assert_array_equal(saliency, absorbing_chain(image))
+    np.testing.assert_array_equal(saliency, of_image(mc.of_scene, image))
     np.testing.assert_array_equal(image, given)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 60), (400, 300)])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (90, 90, 90), (200, 17, 91)])
 def test_one_colour_has_no_salience(shape, colour):
-    assert not absorbing_chain(np.full((*shape, 3), colour, np.uint8)).any()
+    assert not of_image(mc.of_scene, np.full((*shape, 3), colour, np.uint8)).any()
 
 
 def test_the_last_bits_of_one_colour_are_not_blown_up():
@@ -133,4 +132,4 @@ def test_the_last_bits_of_one_colour_are_not_blown_up():
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"is uint8 \[H, W, 3\]"):
-        absorbing_chain(np.zeros((4, 4, 3)))
+        of_image(mc.of_scene, np.zeros((4, 4, 3)))

@@ -11,8 +11,7 @@ from making import pixels
 from objects import contrast_of, disc, image_of
 
 from saliency.priors import rbd
-from saliency.priors.rbd import robust_background
-from saliency.priors.scene import Scene
+from saliency.priors.scene import Scene, of_image
 
 
 @pytest.mark.parametrize("gray", [False, True])
@@ -20,13 +19,13 @@ from saliency.priors.scene import Scene
 @pytest.mark.parametrize("shape", [(120, 150), (360, 480)])
 def test_a_disc_stands_out(shape, noise, gray):
     inside = disc(*shape, (0.45 * shape[0], 0.55 * shape[1]), 0.22 * shape[0])
-    salient, rest = contrast_of(robust_background(image_of(inside, noise=noise, gray=gray)), inside)
+    salient, rest = contrast_of(of_image(rbd.of_scene, image_of(inside, noise=noise, gray=gray)), inside)
     assert salient > 0.7 > 0.2 > rest
 
 
 def test_two_objects_are_found():
     one, other = disc(150, 220, (60, 50), 25), disc(150, 220, (90, 160), 30)
-    saliency = robust_background(image_of(one | other, noise=5))
+    saliency = of_image(rbd.of_scene, image_of(one | other, noise=5))
     assert min(saliency[one].mean(), saliency[other].mean()) > 0.7 > 0.2 > saliency[~(one | other)].mean()
 
 
@@ -34,7 +33,7 @@ def test_an_object_that_touches_the_border_stands_out():
     inside = disc(150, 200, (110, 100), 45)
     assert inside[-1].sum() > 40
     image = image_of(inside, noise=5)
-    salient, rest = contrast_of(robust_background(image), inside)
+    salient, rest = contrast_of(of_image(rbd.of_scene, image), inside)
     assert salient > 0.7 > 0.2 > rest
     # were all of the border background, the object would be too
     found = Scene(image).superpixels
@@ -54,7 +53,7 @@ def test_a_background_in_two_parts_is_one():
     connectivity = rbd.boundary_connectivity(found.adjacency, found.border, colour)
     left, right = found.centres[:, 1] < 0.3, found.centres[:, 1] > 0.7
     assert connectivity[left].mean() == pytest.approx(connectivity[right].mean(), rel=0.05)
-    salient, rest = contrast_of(robust_background(image), inside)
+    salient, rest = contrast_of(of_image(rbd.of_scene, image), inside)
     assert salient > rest + 0.5
 
 
@@ -111,18 +110,18 @@ def test_shortest_paths_take_every_turn():
 def test_any_size_gives_a_map_of_that_size_and_always_the_same(shape):
     image = pixels(*shape).copy()
     given = image.copy()
-    saliency = robust_background(image)
+    saliency = of_image(rbd.of_scene, image)
     assert saliency.shape == shape
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() <= 1
-    np.testing.assert_array_equal(saliency, robust_background(image))
+    np.testing.assert_array_equal(saliency, of_image(rbd.of_scene, image))
     np.testing.assert_array_equal(image, given)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (50, 60), (400, 300)])
 @pytest.mark.parametrize("colour", [(0, 0, 0), (90, 90, 90), (200, 17, 91)])
 def test_one_colour_has_no_salience(shape, colour):
-    assert not robust_background(np.full((*shape, 3), colour, np.uint8)).any()
+    assert not of_image(rbd.of_scene, np.full((*shape, 3), colour, np.uint8)).any()
 
 
 def test_the_last_bits_of_one_colour_are_not_blown_up():
@@ -133,4 +132,4 @@ def test_the_last_bits_of_one_colour_are_not_blown_up():
 
 def test_what_is_no_image_is_refused():
     with pytest.raises(ValueError, match=r"is uint8 \[H, W, 3\]"):
-        robust_background(np.zeros((4, 4, 3)))
+        of_image(rbd.of_scene, np.zeros((4, 4, 3)))

@@ -4,6 +4,8 @@ known masks.
 
 from __future__ import annotations
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pytest
@@ -13,8 +15,9 @@ from PIL import Image
 from pipelines.datasets.synthetic import render
 from saliency import priors
 from saliency.infer import binary_mask, by_priors
-from saliency.priors import DEFAULT, PRIORS, find_priors, levelled, saliency
-from saliency.priors.mbd import _barrier_distance, _grown_under, minimum_barrier
+from saliency.priors import DEFAULT, PRIORS, find_priors, levelled, mbd, saliency
+from saliency.priors.mbd import _barrier_distance, _grown_under
+from saliency.priors.scene import of_image
 from saliency.quality import BETA_SQUARED, precision_recall, scores
 
 
@@ -75,7 +78,7 @@ def test_reconstruction_is_repeated_dilation_under_the_ceiling():
 def test_any_size_gives_a_map_of_that_size(shape):
     image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
     given = image.copy()
-    saliency = minimum_barrier(image)
+    saliency = of_image(mbd.of_scene, image)
     assert saliency.shape == shape
     assert saliency.dtype == np.float32
     assert 0 <= saliency.min() <= saliency.max() <= 1
@@ -83,7 +86,7 @@ def test_any_size_gives_a_map_of_that_size(shape):
 
 
 def test_one_colour_has_no_salience():
-    assert not minimum_barrier(np.full((50, 60, 3), 90, np.uint8)).any()
+    assert not of_image(mbd.of_scene, np.full((50, 60, 3), 90, np.uint8)).any()
 
 
 @pytest.mark.parametrize("side", [120, 480])
@@ -95,7 +98,7 @@ def test_a_square_stands_out_even_where_it_touches_the_border(side, corner):
     inside = np.zeros((side, side), bool)
     inside[corner[0] * scale : (corner[0] + 54) * scale, corner[1] * scale : (corner[1] + 45) * scale] = True
     image[inside] += (90, -40, 60)
-    saliency = minimum_barrier(image.clip(0, 255).astype(np.uint8))
+    saliency = of_image(mbd.of_scene, image.clip(0, 255).astype(np.uint8))
     assert saliency[inside].mean() > 0.5 > 0.2 > saliency[~inside].mean()
 
 
@@ -103,14 +106,14 @@ def test_an_object_in_a_colour_of_the_border_stands_out_by_its_barrier():
     image = np.zeros((150, 150, 3), np.uint8)
     image[:, :75], image[:, 75:] = (160, 60, 60), (60, 140, 60)
     image[55:95, 90:130] = (160, 60, 60)
-    saliency = minimum_barrier(image)
+    saliency = of_image(mbd.of_scene, image)
     assert saliency[60:90, 95:125].mean() > 3 * saliency[60:90, 20:50].mean()
 
 
 @pytest.mark.parametrize("image", [np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3)), np.zeros((0, 4, 3), np.uint8)])
 def test_what_is_no_image_is_refused(image):
     with pytest.raises(ValueError, match=r"is uint8 \[H, W, 3\]"):
-        minimum_barrier(image)
+        of_image(mbd.of_scene, image)
 
 
 # ---- several priors -----------------------------------------------------------------------------------------
@@ -234,14 +237,14 @@ BLOBS = [np.hypot(_Y, _X) < radius for radius in (0.3, 0.4, 0.5, 0.6, 0.7)]
 
 # The public Python MBD reaches a max F of .737 on these, a centred Gaussian .594; all together .782.
 @pytest.mark.realdata
-@pytest.mark.parametrize(("of_image", "bar"), [(minimum_barrier, 0.71), (saliency, 0.76)])
-def test_maps_of_real_images_are_as_good_as_published_code(shared_data, of_image, bar):
+@pytest.mark.parametrize(("method", "bar"), [(partial(of_image, mbd.of_scene), 0.71), (saliency, 0.76)])
+def test_maps_of_real_images_are_as_good_as_published_code(shared_data, method, bar):
     curves = []
     for path in sorted((shared_data / "masks80").glob("*.png")):
         photo = shared_data / "imagenet500" / path.stem.split("_")[0] / f"{path.stem}.JPEG"
         image = np.array(Image.open(photo).convert("RGB"))
         truth = np.array(Image.open(path).convert("L").resize(image.shape[1::-1], Image.Resampling.NEAREST)) > 127
-        curves.append(precision_recall(of_image(image), truth))
+        curves.append(precision_recall(method(image), truth))
     assert len(curves) == 80
     precision, recall = np.mean(curves, axis=0)
     f = (1 + BETA_SQUARED) * precision * recall / (BETA_SQUARED * precision + recall + 1e-9)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from making import pixels
 
-from saliency.regions import Regions, _scales, basins, descended, merged, summed
+from saliency.priors.regions import Regions, _scales, basins, descended, merged, summed
 
 
 def _regions(labels, seed=0):

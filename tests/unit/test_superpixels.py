@@ -8,7 +8,15 @@ import pytest
 from making import pixels
 from objects import GROUND, OBJECT, disc, image_of
 
-from saliency.superpixels import ITERATIONS, Superpixels, _clustered, _connected, distances, segment, within_two_steps
+from saliency.priors.superpixels import (
+    ITERATIONS,
+    Superpixels,
+    _clustered,
+    _connected,
+    distances,
+    segment,
+    within_two_steps,
+)
 
 SHAPES = [(1, 1), (1, 2), (1, 40), (37, 1), (2, 3), (8, 300), (40, 50), (225, 300)]
 

@@ -1,4 +1,4 @@
-"""What a fit makes once and keeps in its folder: what the network sees of every image, and labels."""
+"""What a fit prepares once and keeps in its folder: what the network sees of every image, and labels."""
 
 from __future__ import annotations
 
