@@ -40,7 +40,7 @@ def views(
     Args:
         images: Folder with JPEG files.
         threads: Threads that a provider may use; it runs on so many of the cores that this process may use.
-        providers: Who takes part; by default all. `decode` always does.
+        providers: Who takes part; by default all, those for a GPU only where there is one. `decode` always does.
         limit: Most images, evenly spaced in the sorted list.
         repeats: Rounds.
         slow_repeats: Rounds of a provider whose pass takes more than four seconds.
@@ -97,6 +97,7 @@ def _chosen(providers: tuple[str, ...]) -> list[str]:
     """Return the providers in the registry's order, the unit always among them; raises ValueError."""
     import difflib
 
+    from benchmarks import machine
     from benchmarks.providers import PROVIDERS
 
     for name in providers:
@@ -104,7 +105,10 @@ def _chosen(providers: tuple[str, ...]) -> list[str]:
             nearest = difflib.get_close_matches(name, PROVIDERS, 1)
             hint = f"did you mean {nearest[0]!r}?" if nearest else f"one of {', '.join(PROVIDERS)}"
             raise ValueError(f"no provider {name!r}: {hint}")
-    return [name for name in PROVIDERS if not providers or name in providers or name == UNIT]
+    if providers:
+        return [name for name in PROVIDERS if name in providers or name == UNIT]
+    has_gpu = machine.describe()["gpu"] is not None
+    return [name for name, entry in PROVIDERS.items() if has_gpu or not entry.on_gpu]
 
 
 class _Works:

@@ -18,7 +18,7 @@ from pipelines.position import Position
 from pipelines.shards import open_beton
 from saliency.store import open_masks
 
-Backend = Literal["fused", "reference", "ffcv", "synthetic"]
+Backend = Literal["fused", "reference", "dali", "ffcv", "synthetic"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
 Photometric = Literal["host", "device"]
 
@@ -50,17 +50,18 @@ def build_loader(
         recipe: the views.
         batch_size: images per batch on this rank.
         seed: seed of order and views.
-        backend: who decodes and renders; `reference` is the truth, `fused` the fast one.
+        backend: who decodes and renders; `reference` is the truth, `fused` the fast one, `dali` spares the host's cores
+            where the device is a GPU.
         masks: mask store of this beton, or the manifest of many; without one every view keeps its background.
         plates: .npy of uint8 [P, h, w, 3], needed for `background.mode="swap"`.
         rank, world_size: which share of the order is this rank's.
         shuffle: False keeps the stored order.
         drop_last: True drops the incomplete batch at the end of an epoch.
         num_threads, prefetch, device, on_corrupt: as `pipelines.loader.TableLoader`.
-        photometric: `device` lets the host stop after crop, resize, flip and background, and does the rest in torch on
-            the device (fused only).
-        output: uint8 views, or views normalised on the host, [N, size, size, 3] of that type (fused only): four or two
-            times the bytes to the device.
+        photometric: `device` lets the host stop after crop, resize and flip, and does the rest there (fused; dali
+            always does).
+        output: uint8 views, or normalised ones, [N, size, size, 3] of that type. Normalised on the host, they are four
+            or two times the bytes to the device (fused, dali).
 
     Raises:
         FileNotFoundError: a file is missing.
@@ -70,12 +71,10 @@ def build_loader(
     if backend not in BACKENDS:
         nearest = difflib.get_close_matches(str(backend), BACKENDS, 1) or [BACKENDS[0]]
         raise ValueError(f"backend {backend!r} is unknown: did you mean {nearest[0]!r}? (one of {', '.join(BACKENDS)})")
-    if backend == "ffcv" and on_corrupt == "skip":
-        raise ValueError("backend ffcv cannot see that an image is corrupt: take on_corrupt=raise, or backend fused")
-    if backend != "fused" and (photometric, output) != ("host", "uint8"):
-        raise ValueError(f"photometric={photometric}, output={output} need backend=fused, not {backend}")
-    if photometric == "device" and output != "uint8":
-        raise ValueError(f"photometric=device works on uint8 views: take output=uint8, not {output}")
+    if backend in ("ffcv", "dali") and on_corrupt == "skip":
+        raise ValueError(f"backend {backend} cannot leave out a corrupt image: take on_corrupt=raise, or backend fused")
+    if backend not in ("fused", "dali") and (photometric, output) != ("host", "uint8"):
+        raise ValueError(f"photometric={photometric}, output={output} need backend=fused or dali, not {backend}")
     source = open_source(data, recipe, masks=masks, plates=plates)
     position = Position(
         beton=source.beton,
@@ -91,11 +90,17 @@ def build_loader(
         from pipelines.backends.ffcv import FfcvLoader  # imports ffcv, which takes seconds
 
         return FfcvLoader(source, recipe, position, **options)
+    options["output"] = getattr(torch, output)
+    if backend == "dali":
+        from pipelines.backends.dali import DaliLoader  # imports DALI, which is optional
+
+        return DaliLoader(source, recipe, position, **options)
     make_renderer = importlib.import_module(f"pipelines.backends.{backend}").renderer
     choice = {}
     if backend == "fused":
-        choice = {"photometric": photometric == "host", "output": output, "quiet": rank != 0}
-    options |= {"on_corrupt": on_corrupt, "photometric": photometric, "output": getattr(torch, output)}
+        on_host = photometric == "host"
+        choice = {"photometric": on_host, "output": output if on_host else "uint8", "quiet": rank != 0}
+    options |= {"on_corrupt": on_corrupt, "photometric": photometric}
     return TableLoader(source, recipe, make_renderer(recipe, **choice), position, **options)
 
 

@@ -62,12 +62,31 @@ def fused(beton: AnyBeton, index: int) -> np.ndarray:
     return _of_listed_size(beton, index, image)
 
 
+def header_checked(beton: AnyBeton, index: int) -> memoryview:
+    """Return a stored JPEG whose header says what the beton does, for decoders that know nothing of a beton.
+
+    Raises:
+        CorruptImageError: it is no JPEG, or of another size.
+    """
+    data = beton.jpeg(index)
+    try:
+        height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError as error:
+        raise corrupt(beton, index, error) from error
+    _check_size(beton, index, height, width)
+    return data
+
+
 def _of_listed_size(beton: AnyBeton, index: int, image: np.ndarray) -> np.ndarray:
-    """Return the image, whose boxes were drawn for the size that the beton lists; another size is damage."""
-    height, width = int(beton.heights[index]), int(beton.widths[index])
-    if image.shape[:2] != (height, width):
-        raise corrupt(beton, index, f"it is {image.shape[0]} x {image.shape[1]} pixels, listed as {height} x {width}")
+    _check_size(beton, index, *image.shape[:2])
     return image
+
+
+def _check_size(beton: AnyBeton, index: int, height: int, width: int) -> None:
+    """Raise where an image is not of the size that the beton lists, for which boxes were drawn: that is damage."""
+    listed = int(beton.heights[index]), int(beton.widths[index])
+    if (height, width) != listed:
+        raise corrupt(beton, index, f"it is {height} x {width} pixels, listed as {listed[0]} x {listed[1]}")
 
 
 def corrupt(beton: AnyBeton, index: int, reason: object) -> CorruptImageError:

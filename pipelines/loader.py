@@ -19,12 +19,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from pipelines import photometric, views
+from pipelines import views
 from pipelines.buffers import Buffers
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
 from pipelines.decode import CorruptImageError
+from pipelines.photometric import Finisher
 from pipelines.position import Position
+from pipelines.prefetch import DevicePrefetcher
 from pipelines.shards import AnyBeton
 from saliency.store import AnyMaskStore
 
@@ -51,6 +53,9 @@ class _Pending:
     """The memory of the batch's views, one [N, size, size, 3] per view."""
     futures: list[Future[dict[str, float]]] = field(default_factory=list)
 
+    def is_done(self) -> bool:
+        return all(future.done() for future in self.futures)
+
 
 class TableLoader:
     """Serve the batches of one rank; see `pipelines.contract.Loader`.
@@ -64,8 +69,8 @@ class TableLoader:
         prefetch: batches in flight.
         device: where batches are delivered; pinned host buffers are used for CUDA.
         on_corrupt: `raise`, or `skip`: the next image of the file that decodes takes the place, with a warning.
-        output: type of the views that `render` writes; floating views are normalised.
-        photometric: `device` if `render` leaves the photometric operations to be done there.
+        output: type of the delivered views; floating views are normalised.
+        photometric: `device` if `render` writes uint8 views of geometry alone, and the rest is done there.
     """
 
     def __init__(
@@ -82,9 +87,13 @@ class TableLoader:
         output: torch.dtype = torch.uint8,
         photometric: Literal["host", "device"] = "host",
     ):
-        self.output, self.photometric = output, photometric
         self.source, self.recipe, self.render = source, recipe, render
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
+        self._finisher = None
+        if photometric == "device":
+            self._finisher = Finisher(recipe, self.device, output, source.plates)
+        self._rendered = torch.uint8 if self._finisher is not None else output
+        self._to_device = DevicePrefetcher(self._stage, self.device)
         self.num_images = source.beton.num_images
         self.position = position
         views_in_use = (self.prefetch + 2) * (recipe.large.count + recipe.small.count)
@@ -109,19 +118,23 @@ class TableLoader:
         self.position.load_state_dict(state)
 
     def __iter__(self) -> Iterator[Batch]:
-        waiting = self.position.batches()
         pending: deque[_Pending] = deque()
+        for batch in self._to_device(self._in_order(pending), lambda: bool(pending) and pending[0].is_done()):
+            self.position.advance()
+            yield batch
+
+    def _in_order(self, pending: deque[_Pending]) -> Iterator[_Pending]:
+        """Keep `prefetch` batches in `pending`, and give the oldest when it is rendered."""
+        waiting = self.position.batches()
         try:
             while True:
                 for indices in islice(waiting, self.prefetch - len(pending)):
                     pending.append(self._submit(indices))
                 if not pending:
                     return
-                self._count(occupancy=sum(all(f.done() for f in p.futures) for p in pending) / self.prefetch)
-                batch = self._deliver(pending[0])  # stays in the queue: if it fails, the rest of it is cancelled too
-                pending.popleft()
-                self.position.advance()
-                yield batch
+                self._count(occupancy=sum(each.is_done() for each in pending) / self.prefetch)
+                self._wait(pending[0])  # stays in the queue: if it fails, the rest of it is cancelled too
+                yield pending.popleft()
         finally:
             for abandoned in pending:
                 for future in abandoned.futures:
@@ -143,10 +156,10 @@ class TableLoader:
             self.source.masks.close()
 
     def _submit(self, indices: np.ndarray) -> _Pending:
-        rows = self._draw(indices)
+        rows = drawn_rows(self.source, self.recipe, self.position, indices)
 
         def buffers(count: int, size: int) -> list[torch.Tensor]:
-            return [self._buffers.take((len(indices), size, size, 3), self.output) for _ in range(count)]
+            return [self._buffers.take((len(indices), size, size, 3), self._rendered) for _ in range(count)]
 
         batch = Batch(
             index=torch.from_numpy(indices),
@@ -160,22 +173,6 @@ class TableLoader:
             pending.futures.append(self._workers.submit(self._render, pending, slot, index))
         return pending
 
-    def _draw(self, indices: np.ndarray) -> np.ndarray:
-        beton, masks = self.source.beton, self.source.masks
-        rows = views.draw(
-            self.recipe,
-            seed=self.position.seed,
-            epoch=self.position.epoch,
-            indices=indices,
-            heights=beton.heights[indices],
-            widths=beton.widths[indices],
-        )
-        if masks is None:
-            rows["background"] = views.KEEP
-        else:
-            rows["background"][masks.absent[indices]] = views.KEEP
-        return rows
-
     def _render(self, pending: _Pending, slot: int, index: int) -> dict[str, float]:
         try:
             return self.render(self.source, index, pending.rows[slot], pending.outputs, slot)
@@ -185,7 +182,7 @@ class TableLoader:
             corrupt = error
         for step in range(1, self.num_images):
             substitute = (index + step) % self.num_images
-            rows = self._draw(np.array([substitute]))[0]
+            rows = drawn_rows(self.source, self.recipe, self.position, np.array([substitute]))[0]
             try:
                 seconds = self.render(self.source, substitute, rows, pending.outputs, slot)
             except CorruptImageError:
@@ -197,13 +194,16 @@ class TableLoader:
             return seconds
         raise corrupt
 
-    def _deliver(self, pending: _Pending) -> Batch:
-        self._wait(pending)
+    def _stage(self, pending: _Pending) -> Batch:
+        """Bring a rendered batch to the device and finish it there."""
         batch = pending.batch if self.device.type == "cpu" else pending.batch.to(self.device)
-        if self.photometric == "host":
+        if self._finisher is None:
             return batch
-        start = time.perf_counter()
-        batch = photometric.finish(batch, pending.rows, self.recipe)
+        start, indices = time.perf_counter(), pending.batch.index.numpy()
+        beton, masks = self.source.beton, self.source.masks
+        packed = None if masks is None else masks.packed(indices)
+        drawn = self._finisher.drawn(pending.rows, beton.heights[indices], beton.widths[indices], packed)
+        batch = self._finisher.finish(batch, drawn)
         self._count(photometric=time.perf_counter() - start)
         return batch
 
@@ -218,6 +218,24 @@ class TableLoader:
         with self._stats_lock:
             for name, value in values.items():
                 self._stats[name] = self._stats.get(name, 0.0) + value
+
+
+def drawn_rows(source: Source, recipe: ViewsConfig, position: Position, indices: np.ndarray) -> np.ndarray:
+    """Draw `pipelines.views.ROW` [N, views] of the position's epoch; an image without a mask keeps its background."""
+    beton, masks = source.beton, source.masks
+    rows = views.draw(
+        recipe,
+        seed=position.seed,
+        epoch=position.epoch,
+        indices=indices,
+        heights=beton.heights[indices],
+        widths=beton.widths[indices],
+    )
+    if masks is None:
+        rows["background"] = views.KEEP
+    else:
+        rows["background"][masks.absent[indices]] = views.KEEP
+    return rows
 
 
 def _as_numpy(view: torch.Tensor) -> np.ndarray:

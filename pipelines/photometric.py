@@ -1,60 +1,132 @@
-"""The photometric half of the views in plain torch, a batch at a time, on whatever device the batch is on.
+"""The half of the views that a device can do: background, jitter, grayscale, blur, solarize, normalise and cast.
 
-With `photometric="device"` the fused engine stops after crop, resize, flip and background, and this does the rest.
+One operation of torch, so that `torch.compile` and CUDA graphs take it as one node: Triton's kernels on a GPU
+(`pipelines.kernels.photometric`), plain torch elsewhere (`pipelines.ops.batched`).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import functools
+import sys
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipelines.config import ViewsConfig
 from pipelines.contract import Batch
-from pipelines.ops import blur, color, solarize
-from pipelines.views import BRIGHTNESS, JITTER_ORDERS
+from pipelines.kernels import settings
+from pipelines.ops import batched
 
 
-def finish(batch: Batch, rows: np.ndarray, recipe: ViewsConfig) -> Batch:
-    """Apply jitter, grayscale, blur and solarize to all views of a batch.
+@torch.library.custom_op("relic_pipelines::photometric", mutates_args=())
+def photometric(
+    views: Tensor,
+    lines: Tensor,
+    masks: Tensor | None,
+    plates: Tensor | None,
+    relicv2: bool,
+    fill: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Finish views that hold geometry alone; no gradient flows.
 
     Args:
-        batch: uint8 views that hold geometry and background only.
-        rows: `pipelines.views.ROW` [N, views], from which they were made.
-        recipe: whose jitter is meant.
+        views: uint8 [N, S, S, 3], contiguous.
+        lines: float32 [N, COLUMNS], of `pipelines.kernels.settings.settings_of`.
+        masks: uint8 [N, 2048], packed; None: every background is kept.
+        plates: uint8 [P, h, w, 3]; None: backgrounds get the fill.
+        relicv2: whether jitter is the official code's, or torchvision's.
+        fill: red, green and blue in [0, 1].
+        dtype: uint8 for grey levels; else bfloat16, float16 or float32, normalised.
+
+    Returns:
+        `dtype` [N, S, S, 3].
     """
-    mode = recipe.photometric.jitter
-    views = [render(view, rows[:, number], mode) for number, view in enumerate((*batch.large, *batch.small))]
-    return replace(batch, large=views[: recipe.large.count], small=views[recipe.large.count :])
+    module = batched
+    if views.is_cuda and _has_triton():
+        from pipelines.kernels import photometric as module
+    red, green, blue = fill
+    return module.finish(views, lines, masks, plates, relicv2=relicv2, fill=(red, green, blue), dtype=dtype)
 
 
-def render(view: torch.Tensor, rows: np.ndarray, mode: color.JitterMode) -> torch.Tensor:
-    """Apply the photometric operations of `rows` [N] to uint8 [N, S, S, 3]; float32 arithmetic, rounded to uint8."""
-    if len(view) == 0:
-        return view
-    planes = view.permute(0, 3, 1, 2).to(torch.float32) / 255
-    _jitter(planes, rows, mode)
-    _replace(planes, rows["gray"], color.reference_grayscale)
-    blurred = (rows["blur_sigma"] > 0) & (blur.radius(view.shape[1]) > 0)
-    sigmas = torch.from_numpy(rows["blur_sigma"][blurred].astype(np.float64)).to(view.device)
-    _replace(planes, blurred, lambda chosen: blur.batched(chosen, sigmas))
-    _replace(planes, rows["solarize"], solarize.reference)
-    return (planes * 255).clamp(0, 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+@photometric.register_fake
+def _(views, lines, masks, plates, relicv2, fill, dtype):
+    return torch.empty_like(views, dtype=dtype)
 
 
-def _jitter(planes: torch.Tensor, rows: np.ndarray, mode: color.JitterMode) -> None:
-    orders = JITTER_ORDERS[rows["order"]]
-    for place in range(orders.shape[1]):
-        for operation, field in color.FIELDS.items():
-            off = 0.0 if field == "hue" or (operation == BRIGHTNESS and mode == "relicv2") else 1.0
-            chosen = (orders[:, place] == operation) & (rows[field] != off)
-            strength = torch.from_numpy(rows[field][chosen]).to(planes.device).view(-1, 1, 1, 1)
-            _replace(planes, chosen, lambda part, op=operation, by=strength: color.jitter(part, op, by, mode))
+@functools.cache
+def _has_triton() -> bool:
+    try:
+        import triton  # noqa: F401
+    except ImportError:
+        print("Triton is missing: views are finished by slower torch operations (pip install triton)", file=sys.stderr)
+        return False
+    return True
 
 
-def _replace(planes: torch.Tensor, chosen: np.ndarray, operation) -> None:
-    """Replace the chosen views of the batch by what the operation makes of them."""
-    if chosen.any():
-        places = torch.from_numpy(np.flatnonzero(chosen)).to(planes.device)
-        planes[places] = operation(planes[places])
+@dataclass(frozen=True, kw_only=True)
+class Drawn:
+    """What a device must know of a batch besides its pixels; pinned for CUDA."""
+
+    lines: list[Tensor]
+    """float32 [N, COLUMNS] per view, large ones first."""
+    masks: Tensor | None
+    """uint8 [N, 2048], packed."""
+
+
+class Finisher:
+    """Finish batches on a device; the background plates lie there.
+
+    Args:
+        recipe: the views.
+        device: where batches are.
+        dtype: uint8 for grey levels; else normalised.
+        plates: uint8 [P, h, w, 3], or None.
+
+    Raises:
+        ValueError: more plates than a device can tell apart.
+    """
+
+    def __init__(self, recipe: ViewsConfig, device: torch.device, dtype: torch.dtype, plates: np.ndarray | None):
+        if plates is not None and len(plates) > settings.MOST_PLATES:
+            raise ValueError(
+                f"{len(plates)} background plates: a device tells {settings.MOST_PLATES} apart, give fewer"
+            )
+        self.recipe, self.device, self.dtype = recipe, device, dtype
+        self._plates = None if plates is None else torch.from_numpy(np.array(plates)).to(device)
+        self._fill = [level / 255 for level in recipe.background.fill]
+
+    def drawn(self, rows: np.ndarray, heights: np.ndarray, widths: np.ndarray, masks: np.ndarray | None) -> Drawn:
+        """Translate a batch's rows for the device.
+
+        Args:
+            rows: `pipelines.views.ROW` [N, views].
+            heights, widths: int [N], of the stored images.
+            masks: uint8 [N, 2048], packed; None: every background is kept.
+        """
+        recipe = self.recipe
+        sizes = [recipe.large.size] * recipe.large.count + [recipe.small.size] * recipe.small.count
+        sides = {"heights": heights, "widths": widths, "num_plates": 0 if self._plates is None else len(self._plates)}
+        mode = recipe.photometric.jitter
+        lines = [settings.settings_of(rows[:, view], size, mode=mode, **sides) for view, size in enumerate(sizes)]
+        return Drawn(
+            lines=[self._pinned(torch.from_numpy(each)) for each in lines],
+            masks=None if masks is None else self._pinned(torch.from_numpy(masks)),
+        )
+
+    def finish(self, batch: Batch, drawn: Drawn) -> Batch:
+        """Finish all views of a batch that lies on the device; waits for nothing there."""
+        masks = None if drawn.masks is None else drawn.masks.to(self.device, non_blocking=True)
+        views = []
+        for number, (view, lines) in enumerate(zip((*batch.large, *batch.small), drawn.lines, strict=True)):
+            # small views keep their background: without masks their kernel is a smaller one
+            of_view = masks if number < self.recipe.large.count else None
+            relicv2 = self.recipe.photometric.jitter == "relicv2"
+            sent = lines.to(self.device, non_blocking=True)
+            views.append(photometric(view, sent, of_view, self._plates, relicv2, self._fill, self.dtype))
+        return replace(batch, large=views[: self.recipe.large.count], small=views[self.recipe.large.count :])
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor

@@ -20,15 +20,15 @@ from pipelines.config import ViewsConfig
 class LoaderConfig:
     """How views are made on this machine; changes no pixel beyond the backends' stated tolerance."""
 
-    backend: Literal["fused", "reference", "ffcv", "synthetic"] = "fused"
-    """Who decodes and renders."""
+    backend: Literal["fused", "reference", "dali", "ffcv", "synthetic"] = "fused"
+    """Who decodes and renders; dali does it on the GPU, for hosts with few cores."""
     num_threads: int = 0
     """Worker threads per process; 0 takes this process's share of the cores (a quarter of it where networks train on
     the CPU)."""
     prefetch: int = 2
     """Batches in flight."""
     photometric: Literal["host", "device"] = "host"
-    """Where jitter, grayscale, blur and solarize are done; `device` spares the host (fused backend only)."""
+    """Where backgrounds, jitter, grayscale, blur and solarize are done; `device` spares the host (dali always does)."""
     on_corrupt: Literal["raise", "skip"] = "raise"
     """What a sample that does not decode does: stop with its index and file, or be replaced with a warning."""
 

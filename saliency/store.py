@@ -117,8 +117,11 @@ class MaskStore:
 
     def masks(self, indices: np.ndarray | list[int]) -> np.ndarray:
         """Give the masks of several images, bool [n, 128, 128]."""
-        packed = self._packed[np.asarray(indices, np.int64)]
-        return np.unpackbits(packed, axis=1).view(np.bool_).reshape(-1, SIDE, SIDE)
+        return _unpacked(self.packed(indices))
+
+    def packed(self, indices: np.ndarray | list[int]) -> np.ndarray:
+        """Give the masks of several images as they are stored, uint8 [n, 2048]: eight pixels a byte, in rows."""
+        return self._packed[np.asarray(indices, np.int64)]
 
     def areas(self, start: int, stop: int) -> np.ndarray:
         """Count the salient pixels, of 16,384, in the masks of images `start` to before `stop`, int64 [n]."""
@@ -204,9 +207,13 @@ class ShardedMaskStore:
 
     def masks(self, indices: np.ndarray | list[int]) -> np.ndarray:
         """Give the masks of several images, bool [n, 128, 128]."""
-        out = np.empty((len(indices), SIDE, SIDE), np.bool_)
+        return _unpacked(self.packed(indices))
+
+    def packed(self, indices: np.ndarray | list[int]) -> np.ndarray:
+        """Give the masks of several images as they are stored, uint8 [n, 2048]: eight pixels a byte, in rows."""
+        out = np.empty((len(indices), MASK_BYTES), np.uint8)
         for number, places, in_shard in by_part(np.asarray(self._starts), np.asarray(indices, np.int64)):
-            out[places] = self._store(number).masks(in_shard)
+            out[places] = self._store(number).packed(in_shard)
         return out
 
     def check(self, fingerprint: str, num_images: int, beton: str | Path = "the beton") -> None:
@@ -250,6 +257,10 @@ def write_manifest(path: str | Path, fingerprint: str, stores: Sequence[str | Pa
         with MaskStore(name) as store:
             shards.append({"file": store.path.name, "images": len(store), "fingerprint": store.fingerprint})
     save_manifest(path, SHARDS_FORMAT, shards, fingerprint=fingerprint)
+
+
+def _unpacked(packed: np.ndarray) -> np.ndarray:
+    return np.unpackbits(packed, axis=1).view(np.bool_).reshape(-1, SIDE, SIDE)
 
 
 def _check(store: AnyMaskStore, fingerprint: str, num_images: int, beton: str | Path) -> None:

@@ -21,11 +21,15 @@ class Entry:
     """Whether it knows the jitter `relicv2`; peers get rows drawn for torchvision's."""
     photometric: bool = True
     """Whether it does all; False: it stops after the geometry."""
+    on_gpu: bool = False
+    """Whether it is meant for a GPU: without one it takes part only if it is named."""
     needs: tuple[str, ...] = ()
     """Distributions whose versions belong to its figures."""
     mend: str = "pip install relicv2"
     """Command that installs them."""
 
+
+DALI = ("nvidia-dali-cuda130", "nvidia-dali-cuda120")
 
 PROVIDERS: dict[str, Entry] = {
     "decode": Entry(module="decode", output=None, is_ours=True, needs=("simplejpeg",)),
@@ -33,9 +37,18 @@ PROVIDERS: dict[str, Entry] = {
     "fused-bf16": Entry(module="fused", output="bfloat16", is_ours=True, needs=("simplejpeg",)),
     "fused-float32": Entry(module="fused", is_ours=True, needs=("simplejpeg",)),
     "fused-geometry": Entry(module="fused", output="uint8", is_ours=True, photometric=False, needs=("simplejpeg",)),
-    "dali-cpu": Entry(
-        module="dali", needs=("nvidia-dali-cuda130", "nvidia-dali-cuda120"), mend="pip install nvidia-dali-cuda130"
+    "fused-device": Entry(
+        module="fused_device", output="bfloat16", is_ours=True, on_gpu=True, needs=("simplejpeg", "triton")
     ),
+    "dali": Entry(
+        module="dali_device",
+        output="bfloat16",
+        is_ours=True,
+        on_gpu=True,
+        needs=("triton", *DALI),
+        mend="pip install nvidia-dali-cuda130",
+    ),
+    "dali-cpu": Entry(module="dali", needs=DALI, mend="pip install nvidia-dali-cuda130"),
     "ffcv": Entry(
         module="ffcv", needs=("ffcv",), mend="pip install --no-deps ffcv==1.0.2 assertpy terminaltables tqdm"
     ),

@@ -11,8 +11,10 @@ import torch
 from benchmarks import jpeg
 from benchmarks.image_by_image import ImageByImage, array_buffers
 from benchmarks.work import Work
-from pipelines import engine, photometric, views
+from pipelines import engine, views
+from pipelines.contract import Batch
 from pipelines.engine.settings import settings_of
+from pipelines.photometric import Finisher
 
 TIMED_EVERY = 8
 """The stages of one image in so many are timed: reading the clock 200 times per image would cost half a percent."""
@@ -59,9 +61,19 @@ class Fused(ImageByImage):
         made = super().views(index)
         if self._work.photometric or made is None:
             return made
-        mode, rows = self._work.recipe.photometric.jitter, self._work.rows[index]
+        recipe = self._work.recipe
         whole = [torch.from_numpy(view.astype(np.uint8))[None] for view in made]
-        return [photometric.render(view, rows[i : i + 1], mode)[0].numpy() for i, view in enumerate(whole)]
+        batch = Batch(
+            index=torch.tensor([index]),
+            label=torch.tensor([-1]),
+            large=whole[: recipe.large.count],
+            small=whole[recipe.large.count :],
+        )
+        finisher = Finisher(recipe, torch.device("cpu"), torch.uint8, None)
+        place = slice(index, index + 1)
+        drawn = finisher.drawn(self._work.rows[place], self._heights[place], self._widths[place], None)
+        finished = finisher.finish(batch, drawn)
+        return [view[0].numpy() for view in (*finished.large, *finished.small)]
 
 
 def prepare(work: Work) -> Fused:

@@ -17,7 +17,8 @@ def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = 
     """Return the function that renders one image's rows.
 
     Args:
-        recipe, photometric, output: as `pipelines.engine.settings.settings_of`.
+        recipe, output: as `pipelines.engine.settings.settings_of`.
+        photometric: False leaves all but crop, resize and flip to the device.
         quiet: say nothing while numba compiles.
     """
     settings, name = settings_of(recipe, photometric=photometric, output=output), engine.chosen()
@@ -28,7 +29,8 @@ def renderer(recipe: ViewsConfig, *, photometric: bool = True, output: Output = 
         image = decode.fused(source.beton, index)
         decoded = time.perf_counter()
         masks = source.masks
-        mask = masks.mask(index) if masks is not None and (rows["background"] != KEEP).any() else None
+        wanted = photometric and masks is not None and (rows["background"] != KEEP).any()
+        mask = masks.mask(index) if masks is not None and wanted else None
         engine.render(name, image, rows, outputs, settings, mask, source.plates, slot=slot)
         return {"decode": decoded - start, "render": time.perf_counter() - decoded}
 

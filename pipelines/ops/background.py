@@ -27,16 +27,15 @@ def reference_cover(mask: torch.Tensor, row: np.void, size: int, image_height: i
     high, wide = mask.shape
     y = _sample_positions(row["top"], row["height"], size, image_height, high)
     x = _sample_positions(row["left"], row["width"], size, image_width, wide)
-    cover = _bilinear(mask.to(torch.float32)[None], y, x)[0]
+    cover = bilinear(mask.to(torch.float32)[None], y, x)[0]
     return cover.flip(1) if row["flip"] else cover
 
 
 def reference_plate(plate: torch.Tensor, size: int) -> torch.Tensor:
     """Stretch a uint8 plate [h, w, 3] over the view; float32 [3, size, size] in [0, 1]."""
     high, wide, _ = plate.shape
-    y = _sample_positions(0, high, size, high, high)
-    x = _sample_positions(0, wide, size, wide, wide)
-    return _bilinear(plate.permute(2, 0, 1).to(torch.float32) / 255, y, x)
+    y, x = (_sample_positions(0, side, size, side, side).to(plate.device) for side in (high, wide))
+    return bilinear(plate.permute(2, 0, 1).to(torch.float32) / 255, y, x)
 
 
 def _sample_positions(start: int, extent: int, size: int, image_side: int, grid_side: int) -> torch.Tensor:
@@ -45,7 +44,7 @@ def _sample_positions(start: int, extent: int, size: int, image_side: int, grid_
     return (centers * grid_side / image_side - 0.5).clamp(0, grid_side - 1)
 
 
-def _bilinear(grid: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+def bilinear(grid: torch.Tensor, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
     """Interpolate float32 [C, h, w] at the outer product of positions; float32 [C, len(y), len(x)]."""
     for dimension, position in ((1, y), (2, x)):
         low = position.floor().to(torch.int64)

@@ -93,6 +93,33 @@ def _relic_loss(name: str, outputs: str, *arguments: str) -> Callable[[], Case]:
     return make
 
 
+def _photometric(name: str, result: str, size: int, **constants: bool) -> Callable[[], Case]:
+    """Return what makes a case of `pipelines.kernels.photometric`: views of `size`, masks and plates at hand.
+
+    Args:
+        name: of the kernel.
+        result: type of the finished views.
+        size: side of the views in pixels.
+        constants: those that are not the same for all cases.
+    """
+
+    def make() -> Case:
+        from pipelines.kernels import photometric
+        from pipelines.ops import blur
+
+        kernel = getattr(photometric, name)
+        values = {"SIZE": size, "RELICV2": True, "HAS_MASKS": True, "HAS_PLATES": True, "REACH": blur.radius(size)}
+        values |= {"NORMALIZED": result != "*u8:16", **photometric.tiles_of(size), **constants}
+        types = dict.fromkeys(("views", "bits", "plates"), "*u8:16") | dict.fromkeys(("high", "broad"), "i32")
+        types |= dict.fromkeys(("fill_red", "fill_green", "fill_blue"), "fp32") | {"out": result}
+        types |= dict.fromkeys(("wide", "source", "target"), "*i16:16")
+        constant = {key: value for key, value in values.items() if key in kernel.arg_names}
+        signature = {key: types.get(key, FLOATS) for key in kernel.arg_names if key not in constant}
+        return Case(kernel=kernel, signature=signature, constants=constant)
+
+    return make
+
+
 _SIZES = ("num_images:i32:16", "first_anchor:i32:16", "num_anchors:i32:16", "num_negatives:i32", "norm_floor:fp32")
 _LOGITS = (*_SIZES, "inverse_temperature:fp32")
 _TERMS = ("num_candidates:i32", "scale:fp32", "contrastive_weight:fp32", "invariance_weight:fp32")
@@ -112,6 +139,18 @@ KERNELS: dict[str, Callable[[], Case]] = {
     "lars update, bf16": _multi_tensor("update_kernel", _UPDATE, **_BF16_UPDATE, ADAPT=True, ALIGNED=True),
     "target lerp": _multi_tensor("lerp_kernel", _LERP, **_F32_LERP, ALIGNED=True),
     "target lerp, unaligned": _multi_tensor("lerp_kernel", _LERP, **_F32_LERP, ALIGNED=False),
+    "views means": _photometric("means_kernel", "*bf16:16", 224),
+    "views means, small": _photometric("means_kernel", "*bf16:16", 96),
+    "views means, torchvision": _photometric("means_kernel", "*bf16:16", 224, RELICV2=False),
+    "views colour": _photometric("colour_kernel", "*bf16:16", 224),
+    "views colour, small": _photometric("colour_kernel", "*bf16:16", 96),
+    "views colour, uint8": _photometric("colour_kernel", "*u8:16", 224),
+    "views colour, no background": _photometric("colour_kernel", "*bf16:16", 224, HAS_MASKS=False, HAS_PLATES=False),
+    "views colour, torchvision": _photometric("colour_kernel", "*bf16:16", 224, RELICV2=False),
+    "views blur along y": _photometric("blur_kernel", "*bf16:16", 224, VERTICAL=True),
+    "views blur along x": _photometric("blur_kernel", "*bf16:16", 224, VERTICAL=False),
+    "views blur along x, small": _photometric("blur_kernel", "*bf16:16", 96, VERTICAL=False),
+    "views blur along x, uint8": _photometric("blur_kernel", "*u8:16", 224, VERTICAL=False),
 }
 """Name -> what makes its case; a kernel's module is imported only then, because Triton is optional."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
+
 from pipelines.config import BackgroundConfig, CropConfig, ViewsConfig
 from pipelines.contract import Loader
 from pipelines.loader import TableLoader
@@ -13,8 +15,12 @@ RECIPE = ViewsConfig(
     small=CropConfig(count=1, size=20, area=(0.05, 0.25)),
     background=BackgroundConfig(chance=0.5),
 )
-TABLE_BACKENDS = ("reference", "fused", "synthetic")
-DECODING_BACKENDS = ("reference", "fused")
+DALI = pytest.param("dali", marks=pytest.mark.extra("dali"))
+THREADED_BACKENDS = ("reference", "fused", "synthetic")
+"""Whose views are made in threads of our own."""
+TABLE_BACKENDS = (*THREADED_BACKENDS, DALI)
+SKIPPING_BACKENDS = ("reference", "fused")
+DECODING_BACKENDS = (*SKIPPING_BACKENDS, DALI)
 NUM_IMAGES, BATCH_SIZE, SEED = 12, 2, 3
 
 Make = Callable[..., TableLoader]

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from loaders import DALI
 
 from pipelines.beton import Beton
-from pipelines.build import build_loader
+from pipelines.build import Backend, build_loader
 from pipelines.config import BackgroundConfig, ViewsConfig
 from saliency.store import MaskStoreWriter
 
@@ -18,7 +19,7 @@ SWAPS = ViewsConfig(background=BackgroundConfig(mode="swap"))
 
 
 @pytest.mark.parametrize(
-    "backend", ["reference", "fused", "synthetic", pytest.param("ffcv", marks=pytest.mark.extra("ffcv"))]
+    "backend", ["reference", "fused", "synthetic", DALI, pytest.param("ffcv", marks=pytest.mark.extra("ffcv"))]
 )
 def test_less_than_one_batch(tiny_beton: Path, backend: str):
     with pytest.raises(ValueError, match="12 images, fewer than one batch of 14") as raised:
@@ -50,6 +51,7 @@ def test_an_unknown_backend(tiny_beton: Path):
         build(tiny_beton, backend="referense")
 
 
-def test_ffcv_cannot_skip_what_it_does_not_see(tiny_beton: Path):
-    with pytest.raises(ValueError, match="ffcv cannot see that an image is corrupt"):
-        build_loader(tiny_beton, ViewsConfig(), batch_size=2, backend="ffcv", on_corrupt="skip")
+@pytest.mark.parametrize("backend", ["ffcv", "dali"])
+def test_who_cannot_skip_says_so(tiny_beton: Path, backend: Backend):
+    with pytest.raises(ValueError, match=f"{backend} cannot leave out a corrupt image: take on_corrupt=raise"):
+        build_loader(tiny_beton, ViewsConfig(), batch_size=2, backend=backend, on_corrupt="skip")

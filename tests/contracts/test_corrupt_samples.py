@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from loaders import DECODING_BACKENDS, Make, views_by_image
+from loaders import DECODING_BACKENDS, SKIPPING_BACKENDS, Make, views_by_image
 
 from pipelines.beton import Beton
 
@@ -34,7 +34,7 @@ def test_an_image_that_does_not_decode_is_named(make: Make, backend: str, corrup
     assert loader.state_dict()["position"] == 0
 
 
-@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+@pytest.mark.parametrize("backend", SKIPPING_BACKENDS)
 def test_an_image_that_does_not_decode_is_replaced_if_so_asked(
     make: Make, backend: str, corrupt_beton: Path, capsys: pytest.CaptureFixture
 ):
@@ -63,11 +63,12 @@ def test_an_image_of_another_size_than_listed_is_corrupt(make: Make, backend: st
     loader = make(backend, data=path, shuffle=False, masks=None)
     with pytest.raises(ValueError, match=r"image 1 of .*mixed.beton does not decode .*20 x 30 .*listed as 150 x 211"):
         next(iter(loader))
-    skipping = make(backend, data=path, shuffle=False, masks=None, on_corrupt="skip")
-    assert next(iter(skipping)).index.tolist() == [0, 2]
+    if backend in SKIPPING_BACKENDS:
+        skipping = make(backend, data=path, shuffle=False, masks=None, on_corrupt="skip")
+        assert next(iter(skipping)).index.tolist() == [0, 2]
 
 
-@pytest.mark.parametrize("backend", DECODING_BACKENDS)
+@pytest.mark.parametrize("backend", SKIPPING_BACKENDS)
 def test_where_no_image_decodes_the_first_is_named(
     make: Make, backend: str, corrupt_beton: Path, monkeypatch: pytest.MonkeyPatch
 ):

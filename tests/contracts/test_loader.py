@@ -14,7 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from loaders import BATCH_SIZE, DECODING_BACKENDS, NUM_IMAGES, SEED, TABLE_BACKENDS, Make, views_by_image
+from loaders import (
+    BATCH_SIZE,
+    DECODING_BACKENDS,
+    NUM_IMAGES,
+    SEED,
+    TABLE_BACKENDS,
+    THREADED_BACKENDS,
+    Make,
+    views_by_image,
+)
 
 from pipelines import sampler
 from pipelines.beton import Beton
@@ -35,6 +44,7 @@ BACKENDS = (
     *TABLE_BACKENDS,
     "fused" + IN_SHARDS,
     "synthetic" + IN_SHARDS,
+    pytest.param("dali" + IN_SHARDS, marks=pytest.mark.extra("dali")),
     pytest.param("ffcv", marks=pytest.mark.extra("ffcv")),
 )
 
@@ -241,14 +251,17 @@ def test_the_rest_of_a_finished_epoch_is_nothing(loader: Loader):
     assert len(list(loader)) == len(loader)
 
 
-def test_an_abandoned_iterator_leaves_its_place(loader: Loader):
+@pytest.mark.parametrize("last", [2, NUM_IMAGES // BATCH_SIZE - 1])
+def test_an_abandoned_iterator_leaves_its_place(loader: Loader, last: int):
     whole = all_contents(loader)
     loader.set_epoch(0)
     for taken, batch in enumerate(loader):
         assert contents(batch) == whole[taken]
-        if taken == 2:
+        if taken == last:
             break
-    assert all_contents(loader) == whole[3:]
+    assert all_contents(loader) == whole[last + 1 :]
+    loader.set_epoch(0)
+    assert all_contents(loader) == whole
 
 
 class Counted:
@@ -273,7 +286,7 @@ def settle(counted: Counted) -> int:
     return seen
 
 
-@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+@pytest.mark.parametrize("backend", THREADED_BACKENDS)
 def test_at_most_prefetch_batches_are_in_flight(make: Make, backend: str):
     loader = make(backend, prefetch=2)
     loader.render = counted = Counted(loader.render)
@@ -284,7 +297,7 @@ def test_at_most_prefetch_batches_are_in_flight(make: Make, backend: str):
     assert settle(counted) == 3 * BATCH_SIZE
 
 
-@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+@pytest.mark.parametrize("backend", THREADED_BACKENDS)
 def test_an_abandoned_iterator_renders_no_more(make: Make, backend: str):
     loader = make(backend, batch_size=6, num_threads=1)
     loader.render = counted = Counted(loader.render)
@@ -294,7 +307,7 @@ def test_an_abandoned_iterator_renders_no_more(make: Make, backend: str):
     assert settle(counted) <= 6 + 2  # of twelve: the next ones may have begun
 
 
-@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+@pytest.mark.parametrize("backend", THREADED_BACKENDS)
 def test_a_batch_that_fails_is_rendered_no_further(make: Make, backend: str):
     loader = make(backend, batch_size=12, num_threads=1, shuffle=False)
 
@@ -309,7 +322,7 @@ def test_a_batch_that_fails_is_rendered_no_further(make: Make, backend: str):
     assert settle(counted) <= 3  # of twelve: one more may have begun
 
 
-@pytest.mark.parametrize("backend", TABLE_BACKENDS)
+@pytest.mark.parametrize("backend", THREADED_BACKENDS)
 def test_close_in_mid_epoch_ends_the_threads(make: Make, backend: str):
     before = set(threading.enumerate())
     loader = make(backend, num_threads=3)
@@ -328,8 +341,11 @@ def test_stats_count_batches_and_stages(loader: Loader, request: pytest.FixtureR
     assert stats["batches"] == before + taken
     assert stats["wait"] > 0
     assert 0 <= stats["occupancy"] <= 1
-    decodes = request.node.callspec.params["loader"].removesuffix(IN_SHARDS) in DECODING_BACKENDS
-    assert decodes == (stats.get("decode", 0) > 0) == (stats.get("render", 0) > 0)
+    backend = request.node.callspec.params["loader"].removesuffix(IN_SHARDS)
+    if backend == "dali":
+        assert stats["table"] > 0
+        assert stats["photometric"] > 0
+    assert (backend in DECODING_BACKENDS) == (stats.get("decode", 0) > 0) == (stats.get("render", 0) > 0)
 
 
 def test_ctrl_c_ends_a_process_in_the_middle_of_an_epoch(tiny_beton: Path):

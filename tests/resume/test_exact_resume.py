@@ -88,6 +88,7 @@ def assert_same_bits(left: object, right: object, where: str = "checkpoint") -> 
         (LoaderConfig(backend="reference"), "lars", {}),
         (LoaderConfig(backend="reference"), "adamw", {}),
         (LoaderConfig(photometric="device"), "lars", {}),
+        pytest.param(LoaderConfig(backend="dali"), "lars", {}, marks=pytest.mark.extra("dali")),
         (LoaderConfig(), "lars", {"precision": "float16"}),
         (LoaderConfig(), "sgd", {"precision": "bfloat16", "channels_last": False}),
     ],
@@ -97,6 +98,7 @@ def assert_same_bits(left: object, right: object, where: str = "checkpoint") -> 
         "reference-lars",
         "reference-adamw",
         "device-lars",
+        "dali-lars",
         "float16-lars",
         "bfloat16-sgd",
     ],
@@ -126,8 +128,8 @@ def test_seven_plus_thirteen_steps_equal_twenty(
 
 def test_a_run_may_leave_the_photometric_half_to_the_device(tmp_path, tiny_beton, tiny_masks, monkeypatch):
     finished = []
-    real = photometric.finish
-    monkeypatch.setattr(photometric, "finish", lambda *given: finished.append(1) or real(*given))
+    real = photometric.Finisher.finish
+    monkeypatch.setattr(photometric.Finisher, "finish", lambda *given: finished.append(1) or real(*given))
     loader = LoaderConfig(photometric="device")
     train(small_run(tmp_path / "device", tiny_beton, tiny_masks, duration="2st", loader=loader))
     by_device = len(finished)

@@ -1,0 +1,1 @@
+"""Triton kernels for the views of a batch that lies on a GPU."""
