@@ -8,7 +8,12 @@ RELIC := $(VENV)/bin/relic
 INSTALLED := pyproject.toml setup.py $(wildcard pipelines/engine/source/*)
 DEMO := runs/demo-data
 
-.PHONY: demo test lint clean
+# What `make bench-gpu` measures: JPEGs of a data set such as ImageNet.
+IMAGES ?=
+THREADS ?= 2
+RECORD ?= runs/gpu-views.json
+
+.PHONY: demo test bench-gpu clean
 
 demo: $(VENV)/demo-ready
 	rm -rf $(DEMO) runs/demo
@@ -25,6 +30,13 @@ demo: $(VENV)/demo-ready
 test: $(VENV)/test-ready
 	$(VENV)/bin/python -m pytest
 
+bench-gpu: $(VENV)/gpu-ready
+	$(if $(IMAGES),,$(error give IMAGES=FOLDER with JPEG files))
+	$(VENV)/bin/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'torch sees no GPU: $(RELIC) doctor says why')"
+	mkdir -p $(dir $(RECORD))
+	$(VENV)/bin/python -m benchmarks views --images $(IMAGES) --threads $(THREADS) --batch-size 64 --providers fused-bf16 fused-device dali --json $(RECORD)
+	@echo "please open an issue with $(RECORD): it fills the GPU rows of benchmarks/results/RECORDS.md"
+
 clean:
 	rm -rf $(VENV) build *.egg-info pipelines/engine/native*.so
 
@@ -34,6 +46,10 @@ $(VENV)/bin/pip:
 
 $(VENV)/demo-ready: $(INSTALLED) | $(VENV)/bin/pip
 	$(VENV)/bin/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/gpu-ready: $(INSTALLED) | $(VENV)/bin/pip
+	$(VENV)/bin/pip install --quiet --editable '.[dali]'
 	touch $@
 
 $(VENV)/test-ready: $(INSTALLED) | $(VENV)/bin/pip

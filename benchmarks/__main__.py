@@ -18,6 +18,7 @@ COMMANDS = {
     "step": ("step", "what an optimisation step costs beyond the networks' own forward and backward pass"),
     "precision": ("precision", "bfloat16 and channels-last against float32 and NCHW: speed, and the loss side by side"),
     "kernels": ("kernels", "registers and spills of the Triton kernels on GPUs that need not be here"),
+    "gpu-budget": ("gpu_budget", "what the kernels cost a GPU per image, on paper: bytes, operations, least times"),
     "convert": ("convert", "conversion against a plain copy of the same files; --soak: memory and time over very many"),
     "masks": ("masks", "what masks bring: pretraining with and without them, judged on misleading backgrounds"),
     "scaling": ("scaling", "a step on 8 to 512 GPUs on paper: what bounds it, with every assumption"),
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(f"usage: {PROG} COMMAND [--help] ...\n")
-        print("\n".join(f"  {name:<9} {summary}" for name, (_, summary) in COMMANDS.items()))
+        print("\n".join(f"  {name:<10} {summary}" for name, (_, summary) in COMMANDS.items()))
         return OK
     name, *rest = arguments
     if name not in COMMANDS:
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         hint = f"did you mean {nearest[0]!r}?" if nearest else f"one of {', '.join(COMMANDS)}"
         print(f"{PROG}: error: no command {name!r}: {hint}", file=sys.stderr)
         return WRONG_USE
-    function = getattr(importlib.import_module(f"benchmarks.{COMMANDS[name][0]}"), name)
+    function = getattr(importlib.import_module(f"benchmarks.{COMMANDS[name][0]}"), name.replace("-", "_"))
     return run(function, rest, prog=f"{PROG} {name}")
 
 

@@ -51,13 +51,15 @@ class Served:
 def loader(
     data: Path | None = None,
     images: Path | None = None,
-    backend: Literal["fused", "reference", "synthetic", "ffcv"] = "fused",
+    backend: Literal["fused", "reference", "dali", "synthetic", "ffcv"] = "fused",
     threads: int = 1,
     batches: int = 50,
     batch_size: int = 64,
     masks: Path | None = None,
     prefetch: int = 2,
     output: Literal["uint8", "bfloat16", "float32"] = "uint8",
+    photometric: Literal["host", "device"] = "host",
+    device: Literal["cpu", "cuda"] = "cpu",
     seed: int = 0,
     json: str | None = None,
 ) -> int:
@@ -72,11 +74,14 @@ def loader(
         batch_size: Images per batch.
         masks: Mask store of the beton; with it large views lose their background as the recipe says.
         prefetch: Batches in flight.
-        output: Type of the views (fused only).
+        output: Type of the views (fused and dali only).
+        photometric: Who does all but decoding, crop, resize and flip (fused only; with dali always the device).
+        device: Where batches are delivered.
         seed: Seed of order and views.
         json: File for the record, - for standard output (the figures then go to standard error).
     """
     from benchmarks import machine, records
+    from benchmarks.providers import DALI
     from benchmarks.work import benchmark_recipe
     from pipelines.config import BackgroundConfig
 
@@ -88,6 +93,7 @@ def loader(
     if masks is not None:
         recipe = replace(recipe, background=BackgroundConfig())
     options = {"backend": backend, "batch_size": batch_size, "prefetch": prefetch, "output": output, "seed": seed}
+    options |= {"photometric": photometric, "device": device}
     with _beton(data, images) as beton:
         served = _serve(beton, recipe, batches, {**options, "num_threads": threads, "masks": masks})
     record = {
@@ -98,7 +104,7 @@ def loader(
         "recipe": asdict(recipe),
         "images": served.images,
         "options": {**options, "masks": masks is not None, "batches": batches},
-        "versions": records.versions((*records.ALWAYS, "simplejpeg", "ffcv")),
+        "versions": records.versions((*records.ALWAYS, "simplejpeg", "ffcv", *DALI, "triton")),
         **shared,
     }
     print("\n".join(_lines(record)), file=sys.stderr if json == "-" else sys.stdout)
@@ -123,6 +129,8 @@ def _beton(data: Path | None, images: Path | None) -> Iterator[Path]:
 
 
 def _serve(beton: Path, recipe: ViewsConfig, batches: int, options: dict[str, Any]) -> Served:
+    import torch
+
     from pipelines.build import build_loader
 
     memory = {"before": resident_megabytes()}
@@ -135,6 +143,8 @@ def _serve(beton: Path, recipe: ViewsConfig, batches: int, options: dict[str, An
         at_first, counted = opened.stats(), []
         for number in range(1, batches):
             counted.append(len(next(endless).index))
+            if number == batches - 1 and options.get("device") == "cuda":
+                torch.cuda.synchronize()  # launched is not done
             moments.append(time.perf_counter())
             if number == max(batches // 10, 1):
                 memory["after_a_tenth"] = resident_megabytes()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -132,5 +133,25 @@ def test_links_lead_somewhere():
 
 def test_make_targets_it_names_exist():
     makefile = (ROOT / "Makefile").read_text()
-    for target in re.findall(r"`?make (\w+)`?", README):
+    for target in re.findall(r"`?make ([\w-]+)", README):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_make_bench_gpu_writes_the_records_of_both_paths(workplace):
+    """What it would run on a machine with a GPU, run on this one."""
+    record = workplace / "gpu.json"
+    variables = [f"IMAGES={workplace / 'photos'}", f"RECORD={record}", "THREADS=1"]
+    planned = subprocess.run(
+        ["make", "-n", "-s", "bench-gpu", *variables], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    command = next(line for line in planned.splitlines() if "benchmarks views" in line)
+    words = [*shlex.split(command)[1:], "--limit", "3", "--repeats", "1"]
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {"decode", "fused-device"} <= {entry["provider"] for entry in json.loads(record.read_text())}
+
+
+def test_make_bench_gpu_wants_images():
+    done = subprocess.run(["make", "-n", "bench-gpu"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "give IMAGES=FOLDER with JPEG files" in done.stderr
