@@ -13,7 +13,7 @@ IMAGES ?=
 THREADS ?= 2
 RECORD ?= runs/gpu-views.json
 
-.PHONY: demo test bench-gpu clean
+.PHONY: demo test images-given bench-gpu clean
 
 demo: $(VENV)/demo-ready
 	rm -rf $(DEMO) runs/demo
@@ -30,8 +30,10 @@ demo: $(VENV)/demo-ready
 test: $(VENV)/test-ready
 	$(VENV)/bin/python -m pytest
 
-bench-gpu: $(VENV)/gpu-ready
-	$(if $(IMAGES),,$(error give IMAGES=FOLDER with JPEG files))
+images-given:
+	@$(if $(IMAGES),,$(error give IMAGES=FOLDER with JPEG files))
+
+bench-gpu: images-given $(VENV)/gpu-ready
 	$(VENV)/bin/python -c "import sys, torch; sys.exit(None if torch.cuda.is_available() else 'torch sees no GPU: $(RELIC) doctor says why')"
 	mkdir -p $(dir $(RECORD))
 	$(VENV)/bin/python -m benchmarks views --images $(IMAGES) --threads $(THREADS) --batch-size 64 --providers fused-bf16 fused-device dali --json $(RECORD)

@@ -31,7 +31,8 @@ class ThroughLoader:
 
     def __init__(self, work: Work, backend: Backend):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.note = torch.cuda.get_device_name(device) if device.type == "cuda" else ON_CPU
+        on_gpu = f"views end on the GPU, {torch.cuda.get_device_name(device)}" if device.type == "cuda" else ON_CPU
+        self.note = f"a whole loader; {on_gpu}"
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "images.beton"
         write_beton(path, work.jpegs, [-1] * len(work.jpegs))

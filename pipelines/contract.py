@@ -23,10 +23,12 @@ class Batch:
     """One uint8 [N, size, size, 3] per small view."""
 
     def to(self, device: torch.device) -> Batch:
-        """Copy to a device without waiting for it (pinned memory overlaps with computation)."""
+        """Copy to a device without waiting for it: from pinned memory, which views are rendered into."""
+        pinned = (part.pin_memory() if device.type == "cuda" else part for part in (self.index, self.label))
+        index, label = (part.to(device, non_blocking=True) for part in pinned)
         return Batch(
-            index=self.index.to(device, non_blocking=True),
-            label=self.label.to(device, non_blocking=True),
+            index=index,
+            label=label,
             large=[view.to(device, non_blocking=True) for view in self.large],
             small=[view.to(device, non_blocking=True) for view in self.small],
         )

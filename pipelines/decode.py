@@ -93,5 +93,5 @@ def corrupt(beton: AnyBeton, index: int, reason: object) -> CorruptImageError:
     """Return the error that names a sample that does not decode."""
     return CorruptImageError(
         f"image {index} of {beton.path} does not decode ({reason}): run `relic data check {beton.path}` to list all"
-        " such images, or train with on_corrupt=skip"
+        " such images, or train with on_corrupt=skip (backend fused)"
     )

@@ -91,7 +91,7 @@ class TableLoader:
         self.prefetch, self.device, self.on_corrupt = max(prefetch, 1), torch.device(device), on_corrupt
         self._finisher = None
         if photometric == "device":
-            self._finisher = Finisher(recipe, self.device, output, source.plates)
+            self._finisher = Finisher(recipe, self.device, output, source.plates, quiet=position.rank != 0)
         self._rendered = torch.uint8 if self._finisher is not None else output
         self._to_device = DevicePrefetcher(self._stage, self.device)
         self.num_images = source.beton.num_images

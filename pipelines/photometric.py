@@ -7,6 +7,7 @@ One operation of torch, so that `torch.compile` and CUDA graphs take it as one n
 from __future__ import annotations
 
 import functools
+import importlib.util
 import sys
 from dataclasses import dataclass, replace
 
@@ -44,11 +45,7 @@ def photometric(
     Returns:
         `dtype` [N, S, S, 3].
     """
-    module = batched
-    if views.is_cuda and _has_triton():
-        from pipelines.kernels import photometric as module
-    red, green, blue = fill
-    return module.finish(views, lines, masks, plates, relicv2=relicv2, fill=(red, green, blue), dtype=dtype)
+    return by_kernels_or_torch(views, lines, masks, plates, relicv2, fill, dtype)
 
 
 @photometric.register_fake
@@ -56,14 +53,28 @@ def _(views, lines, masks, plates, relicv2, fill, dtype):
     return torch.empty_like(views, dtype=dtype)
 
 
+def by_kernels_or_torch(
+    views: Tensor,
+    lines: Tensor,
+    masks: Tensor | None,
+    plates: Tensor | None,
+    relicv2: bool,
+    fill: list[float],
+    dtype: torch.dtype,
+) -> Tensor:
+    """Do what `photometric` does, by whoever can."""
+    finish = batched.finish
+    if views.is_cuda and _has_triton():
+        from pipelines.kernels import photometric as kernels
+
+        finish = kernels.finish
+    red, green, blue = fill
+    return finish(views, lines, masks, plates, relicv2=relicv2, fill=(red, green, blue), dtype=dtype)
+
+
 @functools.cache
 def _has_triton() -> bool:
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        print("Triton is missing: views are finished by slower torch operations (pip install triton)", file=sys.stderr)
-        return False
-    return True
+    return importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,15 +95,28 @@ class Finisher:
         device: where batches are.
         dtype: uint8 for grey levels; else normalised.
         plates: uint8 [P, h, w, 3], or None.
+        quiet: say nothing where Triton is missing.
 
     Raises:
         ValueError: more plates than a device can tell apart.
     """
 
-    def __init__(self, recipe: ViewsConfig, device: torch.device, dtype: torch.dtype, plates: np.ndarray | None):
+    def __init__(
+        self,
+        recipe: ViewsConfig,
+        device: torch.device,
+        dtype: torch.dtype,
+        plates: np.ndarray | None,
+        *,
+        quiet: bool = False,
+    ):
         if plates is not None and len(plates) > settings.MOST_PLATES:
             raise ValueError(
                 f"{len(plates)} background plates: a device tells {settings.MOST_PLATES} apart, give fewer"
+            )
+        if device.type == "cuda" and not _has_triton() and not quiet:
+            print(
+                "Triton is missing: views are finished by slower torch operations: pip install triton", file=sys.stderr
             )
         self.recipe, self.device, self.dtype = recipe, device, dtype
         self._plates = None if plates is None else torch.from_numpy(np.array(plates)).to(device)

@@ -80,19 +80,26 @@ class DevicePrefetcher(Generic[T]):
             yield from map(self._stage, items)
             return
         staged: deque[tuple[Batch, object]] = deque()
+        failed: Exception | None = None
         while True:
+            if failed is not None:
+                raise failed
             if not staged and not self._stage_next(items, staged):
                 return
             batch, event = staged.popleft()
             if is_ready():
-                self._stage_next(items, staged)
+                try:
+                    self._stage_next(items, staged)
+                except Exception as error:  # of the next batch: the present one is whole, and is delivered first
+                    failed = error
             self._streams.join(event, batch)
             yield batch
 
     def _stage_next(self, items: Iterator[T], staged: deque[tuple[Batch, object]]) -> bool:
-        for item in items:
-            assert self._streams is not None
-            with self._streams.aside():
+        assert self._streams is not None
+        # The item is asked for inside, too: DALI makes its outputs for the stream that is current when it runs.
+        with self._streams.aside():
+            for item in items:
                 staged.append((self._stage(item), self._streams.mark()))
-            return True
+                return True
         return False

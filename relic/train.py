@@ -17,6 +17,7 @@ import torch
 
 from pipelines.build import build_loader
 from pipelines.contract import Batch, Loader
+from pipelines.engine.settings import Output
 from pipelines.shards import open_beton
 from relic import checkpoint, nonfinite, randomness
 from relic import config as configuration
@@ -255,7 +256,14 @@ def training_loader(config: RunConfig, plan: Plan, world: World, num_threads: in
         device=world.device,
         on_corrupt=config.loader.on_corrupt,
         photometric=config.loader.photometric,
+        output=output_of(config),
     )
+
+
+def output_of(config: RunConfig) -> Output:
+    """Return the type of the views: where a device finishes them, its kernels normalise and cast them, too."""
+    on_device = config.loader.backend == "dali" or config.loader.photometric == "device"
+    return config.precision if on_device and config.precision in ("float32", "bfloat16") else "uint8"
 
 
 def opening_line(job: Job, first_step: int) -> str:

@@ -9,8 +9,9 @@ holds it): the decoder, on the CPU, in nothing; the filter by 0.01 grey levels o
 The crop is cut out before it is resized, so that the filter ends at it. On a GPU nvJPEG decodes by a transform of its
 own, a grey level apart here and there.
 
-Memory: `prefetch` + 1 batches are in flight. Of each DALI holds the decoded images (500 kB for ImageNet's average, 3
-bytes per pixel of the largest in the worst case) and uint8 views (657 kB per image for 4 × 224 + 2 × 96).
+Memory: `prefetch` + 1 batches are in flight. Of each DALI holds the decoded images (600 kB for ImageNet's average, 3
+bytes per pixel of the largest in the worst case) and uint8 views (657 kB per image for 4 × 224 + 2 × 96). On a GPU the
+views of one or two batches more: DALI frees what it gave away only after the work that was queued then.
 """
 
 from __future__ import annotations
@@ -84,12 +85,13 @@ class DaliLoader:
             "num_threads": num_threads,
             "device_id": _device_id(self.device),
             "prefetch_queue_depth": max(prefetch, 1),
+            "exec_dynamic": True,  # gives its outputs away: the older executors write into them again
         }
-        self._finisher = Finisher(recipe, self.device, output, source.plates)
+        self._finisher = Finisher(recipe, self.device, output, source.plates, quiet=position.rank != 0)
         self._to_device = DevicePrefetcher(self._stage, self.device)
         self._stats = {"wait": 0.0, "table": 0.0, "photometric": 0.0, "batches": 0.0, "occupancy": 0.0}
         self._waiting: Iterator[np.ndarray] = iter(())
-        self._corrupt: decode.CorruptImageError | None = None
+        self._failed: Exception | None = None
         self._in_flight: deque[_Fed] = deque()
         self._is_fresh = True
         self._pipeline: Any = _built(self._feed, recipe, self._options, self.device)
@@ -131,10 +133,11 @@ class DaliLoader:
     def _decoded(self) -> Iterator[tuple[_Fed, list[torch.Tensor]]]:
         """Give every batch that is left of the epoch with its views, which hold geometry alone."""
         if not self._is_fresh:  # the last epoch was abandoned, or failed: DALI has batches of it
-            self._pipeline = _built(self._feed, self.recipe, self._options, self.device)
+            self._pipeline = None  # first: two of them may not fit
             self._in_flight.clear()
+            self._pipeline = _built(self._feed, self.recipe, self._options, self.device)
         self._is_fresh = False
-        self._corrupt, whole, empty = None, [], 0
+        self._failed, whole, empty = None, [], 0
         for indices in self.position.batches():
             if len(indices):
                 whole.append(indices)
@@ -161,7 +164,7 @@ class DaliLoader:
         try:
             outputs = self._pipeline.run(stream)
         except StopIteration:
-            raise self._corrupt or RuntimeError(f"{self.source.beton.path}: DALI ends before its last batch") from None
+            raise self._failed or RuntimeError(f"{self.source.beton.path}: DALI ends before its last batch") from None
         except RuntimeError as error:
             raise self._explained(error) from error
         waited = time.perf_counter() - start - (self._stats["table"] - drawing)  # it asks for later batches first
@@ -187,9 +190,9 @@ class DaliLoader:
         start = time.perf_counter()
         try:
             fed = self._drawn(indices)
-        except decode.CorruptImageError as corrupt:
-            self._corrupt = corrupt  # raised when the batches before it are delivered
-            raise StopIteration from corrupt
+        except Exception as error:
+            self._failed = error  # raised when the batches before it are delivered
+            raise StopIteration from error
         self._in_flight.append(fed)
         arguments = [argument for view in range(fed.rows.shape[1]) for argument in _arguments(fed.rows[:, view])]
         self._stats["table"] += time.perf_counter() - start

@@ -17,8 +17,9 @@ depends on data, the host waits for nothing, and a CUDA graph can hold it all. T
 reach r = min(R, ⌈3σ⌉) it reads 2r + 1 levels per result, neighbours of which lie in the caches.
 
 Between the passes a level v of [0, 1] stands as the 16-bit integer 65535 v - 32768: an error of 1/510 grey level.
-Arithmetic is float32. Hue and saturation take about 60 operations per pixel each, the rest about 80: some 200 per
-pixel against 9 to 21 bytes, so that memory bounds an H100 (20 FLOP per byte of float32). `python -m benchmarks
+Arithmetic is float32. Hue and saturation take about 60 operations per pixel each, the rest about 80. An H100 does 20
+float32 operations per byte: memory bounds all passes but the first, which has 27; an A100 does 10, and its units bound
+both pointwise kernels. `python -m benchmarks
 gpu-budget` prints it.
 """
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
     def jit(function: Callable[..., Any]) -> Any: ...
 
-    constexpr = Any
+    def constexpr(value: object) -> Any: ...
 else:
     try:
         import triton.language as tl

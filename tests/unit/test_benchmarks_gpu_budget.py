@@ -41,6 +41,34 @@ def test_contrast_reads_once_more_and_a_blur_passes_twice():
     }
 
 
+def test_operations_of_each_pass_are_those_of_the_kernels():
+    """One blurred view of 100 pixels, σ = 1: three pairs of taps; all jittered, half gray, none solarized."""
+    config = dataclasses.replace(
+        views(jitter_chance=1, grayscale=0.5, blur=(1, 1), blur_sigma=(1, 1), solarize=(0, 0)),
+        background=BackgroundConfig(chance=0.5, mode="remove"),
+    )
+    computed = {cost.kernel.removeprefix("views "): cost.flops / 10_000 for cost in gpu_budget.view_costs(config)}
+    assert computed == {
+        "means": 3 + 0.5 * 50 + 0.5 * (3 + 55 + 62 + 3 * 6) + 3,
+        "colour": 3 + 0.5 * 50 + (3 + 9 + 55 + 62 + 4 * 6) + 0.5 * 5 + 24,
+        "blur along y": 3 * 3 * 6,
+        "blur along x": 3 * 3 * 6 + 24,
+    }
+
+
+def test_bytes_of_the_step_are_those_of_docs_kernels():
+    costs = {cost.kernel: cost.bytes for cost in gpu_budget.step_costs(recipes.get("relicv2_r50_300ep"), 1)}
+    trained, averaged = 35.07e6, 33.0e6
+    assert [costs["LARS norms"], costs["LARS update"]] == pytest.approx([8 * trained, 20 * trained], rel=1e-3)
+    assert costs["target average"] == pytest.approx(12 * averaged, rel=1e-2)
+    logits, outputs = 6 * 4 * 11, 2 * 10 * 256
+    assert [costs[f"loss {name}"] for name in ("logits", "terms", "gradient")] == [
+        outputs + 8 * logits,
+        16 * logits,
+        outputs + 8 * logits + 4 * 6 * 256,
+    ]
+
+
 def test_odd_and_even_views_have_their_own_chances():
     one = bytes_of(views(blur=(1, 0)))["blur along y"]
     two = bytes_of(dataclasses.replace(views(blur=(1, 0)), large=CropConfig(count=2, size=100)))["blur along y"]
