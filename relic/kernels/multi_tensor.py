@@ -11,28 +11,14 @@ average; about 3, 6 and 3 operations. Memory alone bounds them: docs/kernels.md 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from pipelines.kernels.optional import jit, tl
 from relic.kernels.layout import in_layout_of, is_dense
-
-if TYPE_CHECKING:
-    import triton.language as tl
-
-    def jit(function: Callable[..., Any]) -> Any: ...
-else:
-    try:
-        import triton.language as tl
-        from triton import jit
-    except ImportError:  # the module still imports, as everything does, and is never called
-
-        def jit(function):
-            return function
-
 
 CHUNK = 8192
 """Elements per program: 4,400 programs for ResNet-50 with its heads, 3.3 waves of an H100's 132 × 10 blocks."""

@@ -27,25 +27,12 @@ fixed, so that the same inputs give the same bits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    import triton.language as tl
-
-    def jit(function: Callable[..., Any]) -> Any: ...
-else:
-    try:
-        import triton.language as tl
-        from triton import jit
-    except ImportError:  # the module still imports, as everything does, and is never called
-
-        def jit(function):
-            return function
+from pipelines.kernels.optional import jit, tl
 
 
 def loss_and_gradient(
