@@ -27,7 +27,7 @@ class FitConfig:
 
     network: NetworkConfig = field(default_factory=NetworkConfig)
     """What it sees, and its size."""
-    epochs: int = 100
+    epochs: int = 200
     """Passes over the images."""
     batch_size: int = BATCH
     """Images per step."""

@@ -17,7 +17,7 @@ def fit(
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")],
     out: Path = Path("runs/masks"),
     images: int = 4096,
-    epochs: int = 100,
+    epochs: int = 200,
     batch_size: int = 16,
     learning_rate: float = 2e-3,
     width: float = 0.5,
