@@ -162,3 +162,20 @@ def test_a_jpeg_that_is_cut_short_is_named(tiny_beton: Path, tmp_path: Path):
     with pytest.raises(ValueError, match=r"image 1 of .*short\.beton does not decode"):
         list(loader)
     loader.close()
+
+
+def test_dali_takes_the_graph_for_a_gpu():
+    """It cannot be built without one, but operators, devices and arguments are checked when it is written down."""
+    from nvidia.dali import pipeline_def
+
+    from pipelines.backends.dali import graph
+
+    def operators(device: str) -> list[str]:
+        described = pipeline_def(graph)(
+            lambda: None, [224, 96], "bicubic", device, batch_size=2, num_threads=1, device_id=None, exec_dynamic=True
+        )
+        text = described.serialize().decode("latin-1")
+        return [word for word in ("mixed", "gpu", "hw_decoder_load", "jpeg_fancy_upsampling") if word in text]
+
+    assert operators("gpu") == ["mixed", "gpu", "hw_decoder_load", "jpeg_fancy_upsampling"]
+    assert operators("cpu") == []
