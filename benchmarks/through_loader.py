@@ -36,7 +36,7 @@ class ThroughLoader:
         self._folder = tempfile.TemporaryDirectory()
         path = Path(self._folder.name) / "images.beton"
         write_beton(path, work.jpegs, [-1] * len(work.jpegs))
-        self._device, self._batch_size = device, work.batch_size
+        self._device = device
         self._loader = build_loader(
             path,
             work.recipe,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,7 +46,7 @@ def photometric(
     Returns:
         `dtype` [N, S, S, 3].
     """
-    return by_kernels_or_torch(views, lines, masks, plates, relicv2, fill, dtype)
+    return finish_on(views.device)(views, lines, masks, plates, relicv2=relicv2, fill=tuple(fill), dtype=dtype)
 
 
 @photometric.register_fake
@@ -53,23 +54,13 @@ def _(views, lines, masks, plates, relicv2, fill, dtype):
     return torch.empty_like(views, dtype=dtype)
 
 
-def by_kernels_or_torch(
-    views: Tensor,
-    lines: Tensor,
-    masks: Tensor | None,
-    plates: Tensor | None,
-    relicv2: bool,
-    fill: list[float],
-    dtype: torch.dtype,
-) -> Tensor:
-    """Do what `photometric` does, by whoever can."""
-    finish = batched.finish
-    if views.is_cuda and _has_triton():
-        from pipelines.kernels import photometric as kernels
+def finish_on(device: torch.device) -> Callable[..., Tensor]:
+    """Return who finishes views on a device: the kernels, or plain torch."""
+    if device.type == "cuda" and _has_triton():
+        from pipelines.kernels.photometric import finish
 
-        finish = kernels.finish
-    red, green, blue = fill
-    return finish(views, lines, masks, plates, relicv2=relicv2, fill=(red, green, blue), dtype=dtype)
+        return finish
+    return batched.finish
 
 
 @functools.cache

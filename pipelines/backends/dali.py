@@ -7,7 +7,7 @@ crosses the bus. The same graph runs on a CPU, where it is no faster than elsewh
 Its views are those of the table. What differs from the reference, over 200 photographs (tests/parity/test_dali.py
 holds it): the decoder, on the CPU, in nothing; the filter by 0.01 grey levels on average, at most 10 in single pixels.
 The crop is cut out before it is resized, so that the filter ends at it. On a GPU nvJPEG decodes by a transform of its
-own, a grey level apart here and there.
+own, whose pixels nobody has compared here.
 
 Memory: `prefetch` + 1 batches are in flight. Of each DALI holds the decoded images (600 kB for ImageNet's average, 3
 bytes per pixel of the largest in the worst case) and uint8 views (657 kB per image for 4 × 224 + 2 × 96). On a GPU the
@@ -36,6 +36,9 @@ from pipelines.prefetch import DevicePrefetcher
 HARDWARE_LOAD = 0.65
 """Share of a batch that the GPU's JPEG engine decodes, where there is one; its other cores do the rest. DALI's own
 default: never measured here."""
+
+ARGUMENTS = 4
+"""What DALI is given per view; see `_arguments`."""
 
 AT_ONCE = 1e-3
 """Seconds within which a batch that is ready is handed over."""
@@ -246,9 +249,6 @@ def _arguments(rows: np.ndarray) -> list[np.ndarray]:
         np.stack([zero, flip], axis=1),  # a region that runs backwards mirrors the view
         np.stack([one, 1 - flip], axis=1),
     ]
-
-
-ARGUMENTS = 4
 
 
 def _device_id(device: torch.device) -> int | None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from pipelines.ops import blur, color
 from pipelines.ops.color import JitterMode
-from pipelines.views import BRIGHTNESS, CONTRAST, JITTER_ORDERS, SWAP
+from pipelines.views import BRIGHTNESS, CONTRAST, HUE, JITTER_ORDERS, SWAP
 from saliency.store import SIDE
 
 # Columns of a line.
@@ -54,8 +54,8 @@ def settings_of(
     lines = np.zeros((len(rows), COLUMNS), np.float32)
     orders = JITTER_ORDERS[rows["order"]]
     strengths = np.stack([rows[color.FIELDS[operation]] for operation in range(orders.shape[1])], axis=1)
-    neutral = np.array([0 if mode == "relicv2" else 1, 1, 1, 0], np.float32)  # brightness, contrast, saturation, hue
-    is_off = strengths == neutral
+    added = (BRIGHTNESS, HUE) if mode == "relicv2" else (HUE,)  # these are off at 0, factors at 1
+    is_off = strengths == [float(operation not in added) for operation in range(orders.shape[1])]
     lines[:, OPERATION : OPERATION + 4] = np.where(np.take_along_axis(is_off, orders, 1), NO_OPERATION, orders)
     lines[:, STRENGTH : STRENGTH + 4] = np.take_along_axis(strengths, orders, 1)
     lines[:, CONTRAST_PLACE] = np.where(is_off[:, CONTRAST], NO_OPERATION, (orders == CONTRAST).argmax(1))
@@ -76,6 +76,3 @@ def settings_of(
             step = np.where(rows["flip"], -step, step)
         lines[:, column], lines[:, column + 1] = first, step
     return lines
-
-
-assert BRIGHTNESS == 0  # the order of `neutral`

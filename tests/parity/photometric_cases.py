@@ -9,8 +9,9 @@ import torch
 
 from pipelines.config import BackgroundConfig, CropConfig, PhotometricConfig, ViewsConfig
 from pipelines.kernels.settings import settings_of
+from pipelines.ops import background, blur, color, solarize
 from pipelines.ops.color import JitterMode
-from pipelines.views import JITTER_ORDERS, KEEP, ROW, draw
+from pipelines.views import JITTER_ORDERS, KEEP, ROW, SWAP, draw
 
 FILL = (128, 3, 250)
 
@@ -36,11 +37,7 @@ class Case:
         return {"relicv2": self.recipe.photometric.jitter == "relicv2", "fill": (red, green, blue)}
 
     def truth(self) -> np.ndarray:
-        """Return the views by the reference, one by one: uint8 [N, S, S, 3].
-
-        A view is its own image, whose box is whole, so that its geometry changes nothing. Its mask, which spans the
-        stored image, is brought to the view by the reference's own sampling, by a mask of the same box.
-        """
+        """Return the views by the reference's operations, one by one: uint8 [N, S, S, 3]."""
         made = []
         for number, row in enumerate(self.rows):
             view, size = self.views[number], self.views.shape[1]
@@ -50,13 +47,11 @@ class Case:
 
 
 def _by_reference(view, row, size: int, case: Case, mask: np.ndarray, height: int, width: int) -> np.ndarray:
-    from pipelines.ops import background, blur, color, solarize
-
     planes = view.permute(2, 0, 1).to(torch.float32) / 255
     if row["background"] != KEEP:
         cover = background.reference_cover(torch.from_numpy(mask), row, size, height, width)
         behind = torch.tensor(case.recipe.background.fill, dtype=torch.float32).view(3, 1, 1) / 255
-        if row["background"] == 2:
+        if row["background"] == SWAP:
             behind = background.reference_plate(case.plates[int(row["plate"]) % len(case.plates)], size)
         planes = background.reference(planes, cover, behind)
     planes = color.reference_jitter(planes, row, case.recipe.photometric.jitter)

@@ -11,9 +11,11 @@ from photometric_cases import FILL, Case, case
 
 from pipelines.build import build_loader
 from pipelines.config import BackgroundConfig, CropConfig, ViewsConfig
+from pipelines.kernels.settings import BACKGROUND
 from pipelines.ops import batched
 from pipelines.ops.normalize import normalize
 from pipelines.photometric import photometric
+from pipelines.views import KEEP, REMOVE
 
 MODES = ["relicv2", "torchvision"]
 
@@ -54,11 +56,11 @@ def test_without_masks_or_plates():
     given = case(20, "relicv2")
     kept = batched.finish(given.views, given.lines, None, None, **given.options(), dtype=torch.uint8)
     still = given.lines.clone()
-    still[:, 12] = 0
+    still[:, BACKGROUND] = KEEP
     assert torch.equal(kept, by_operation(_with(given, lines=still), torch.uint8))
     filled = batched.finish(given.views, given.lines, given.masks, None, **given.options(), dtype=torch.uint8)
     removed = given.lines.clone()
-    removed[:, 12] = removed[:, 12].clamp(max=1)
+    removed[:, BACKGROUND] = removed[:, BACKGROUND].clamp(max=REMOVE)
     assert torch.equal(filled, by_operation(_with(given, lines=removed), torch.uint8))
     assert not torch.equal(filled, by_operation(given, torch.uint8))
 

@@ -198,12 +198,9 @@ def test_more_plates_than_a_device_tells_apart_are_refused():
 
 @pytest.mark.parametrize("has_triton", [True, False])
 def test_a_gpu_gets_the_kernels_where_triton_is(has_triton, monkeypatch):
-    """The choice alone, with a tensor that says it is on a GPU."""
     monkeypatch.setattr(photometric, "_has_triton", lambda: has_triton)
-    monkeypatch.setattr(kernels, "finish", lambda *given, **options: "kernels")
-    monkeypatch.setattr(batched, "finish", lambda *given, **options: "torch")
-    given = (SimpleNamespace(is_cuda=True), None, None, None, True, [0, 0, 0], torch.uint8)
-    assert photometric.by_kernels_or_torch(*given) == ("kernels" if has_triton else "torch")  # type: ignore[arg-type]
+    assert photometric.finish_on(torch.device("cuda", 1)) is (kernels.finish if has_triton else batched.finish)
+    assert photometric.finish_on(torch.device("cpu")) is batched.finish
 
 
 @pytest.mark.parametrize(
